@@ -1,0 +1,1 @@
+"""Networks on a device: bundles, back ends, what a run costs."""

@@ -1,0 +1,71 @@
+"""Measured costs of stages: what a scheduler may assume of the next run.
+
+A cost is kept per stage and picture size as its most recent durations; an estimate is their maximum, so that about one
+run in a hundred takes longer. Sizes never seen are scaled by pixels from the nearest size that was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import deque
+from pathlib import Path
+
+_KEPT = 100
+
+
+def cache_folder() -> Path:
+    """Return cutoff's folder for files that can be made again: CUTOFF_CACHE, or the user's cache folder."""
+    own = os.environ.get("CUTOFF_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutoff"
+
+
+class Costs:
+    """Durations by stage and picture size (pixels after padding)."""
+
+    def __init__(self) -> None:
+        self._recent: dict[str, dict[int, deque[float]]] = {}
+
+    def record(self, stage: str, pixels: int, seconds: float) -> None:
+        """Note that *stage* took *seconds* on a picture of *pixels*."""
+        self._recent.setdefault(stage, {}).setdefault(pixels, deque(maxlen=_KEPT)).append(seconds)
+
+    def estimate_s(self, stage: str, pixels: int) -> float:
+        """Return what *stage* may take on a picture of *pixels*; 0.0 if it was never measured on any."""
+        sizes = self._recent.get(stage)
+        if not sizes:
+            return 0.0
+        nearest = min(sizes, key=lambda size: (abs(size - pixels), size))
+        return max(sizes[nearest]) * max(1.0, pixels / nearest)
+
+    def knows(self, stage: str, pixels: int) -> bool:
+        """True if *stage* was measured on pictures of exactly *pixels*."""
+        return pixels in self._recent.get(stage, {})
+
+    def load(self, path: Path) -> None:
+        """Add what was saved at *path*; a file that is missing or unreadable is nothing worse than no experience."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for stage, sizes in content.items():
+                for pixels, durations in sizes.items():
+                    for seconds in durations:
+                        self.record(str(stage), int(pixels), float(seconds))
+        except (OSError, ValueError, AttributeError, TypeError):
+            self._recent.clear()
+
+    def save(self, path: Path) -> None:
+        """Write all costs to *path*, whole or not at all; a cache that cannot be written is left alone."""
+        content = {
+            stage: {str(pixels): [round(s, 7) for s in recent] for pixels, recent in sizes.items()}
+            for stage, sizes in self._recent.items()
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+                json.dump(content, file)
+            os.replace(file.name, path)
+        except OSError:
+            return

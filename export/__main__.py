@@ -1,0 +1,35 @@
+"""`python -m export train | bundle`: make models. The only folder that imports torch."""
+
+from __future__ import annotations
+
+import os
+
+# Waiting threads must sleep: spinning ones take the core from whoever has the work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import argparse
+import sys
+
+from runtime.errors import CutoffError
+
+
+def main() -> int:
+    """Run one of the commands; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    from export import bundle
+    from export.training import command as train
+
+    train.add_arguments(commands.add_parser("train", help="train a model"))
+    bundle.add_arguments(commands.add_parser("bundle", help="make a bundle of a trained model"))
+    arguments = parser.parse_args()
+    try:
+        {"train": train.run, "bundle": bundle.run}[arguments.command](arguments)
+    except CutoffError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return fault.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Backbones by name: each makes the networks of every role a family may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import nn
+
+from export.networks import edge, paper
+from runtime.errors import ConfigurationError
+
+
+class Backbone(Protocol):
+    """Makes networks; the shapes of inputs and outputs are stated on each network's class."""
+
+    y_channels: int
+    z_channels: int
+
+    def g_a(self) -> nn.Module: ...
+    def g_s(self, *, deviation_input: bool) -> nn.Module: ...
+    def h_a(self) -> nn.Module: ...
+    def h_s(self) -> nn.Module: ...
+    def post(self) -> nn.Module: ...
+    def preview(self) -> nn.Module: ...
+
+
+class EdgeBackbone:
+    """Networks of `export.networks.edge`."""
+
+    def __init__(self, **shape: Any) -> None:
+        self._shape = edge.EdgeShape(**shape)
+        self.y_channels, self.z_channels = self._shape.y_channels, self._shape.z_channels
+
+    def g_a(self) -> nn.Module:
+        return edge.Analysis(self._shape)
+
+    def g_s(self, *, deviation_input: bool) -> nn.Module:
+        return edge.Synthesis(self._shape, deviation_input=deviation_input)
+
+    def h_a(self) -> nn.Module:
+        return edge.HyperAnalysis(self._shape)
+
+    def h_s(self) -> nn.Module:
+        return edge.HyperSynthesis(self._shape)
+
+    def post(self) -> nn.Module:
+        return edge.Post(self._shape)
+
+    def preview(self) -> nn.Module:
+        return edge.Preview(self._shape)
+
+
+class PaperBackbone:
+    """Networks of `export.networks.paper`."""
+
+    def __init__(self, **shape: Any) -> None:
+        self._shape = paper.PaperShape(**shape)
+        self.y_channels = self.z_channels = self._shape.n
+
+    def g_a(self) -> nn.Module:
+        return paper.Analysis(self._shape)
+
+    def g_s(self, *, deviation_input: bool) -> nn.Module:
+        return paper.Synthesis(self._shape, deviation_input=deviation_input)
+
+    def h_a(self) -> nn.Module:
+        return paper.HyperAnalysis(self._shape)
+
+    def h_s(self) -> nn.Module:
+        return paper.HyperSynthesis(self._shape)
+
+    def post(self) -> nn.Module:
+        return paper.Post(self._shape)
+
+    def preview(self) -> nn.Module:
+        return paper.Preview(self._shape)
+
+
+_BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, "paper": PaperBackbone}
+
+
+def make_backbone(name: str, shape: dict[str, Any]) -> Backbone:
+    """Return backbone *name* with the widths and depths of *shape*.
+
+    Raises:
+        ConfigurationError: there is no such backbone, or it has no such dimension.
+    """
+    if name not in _BACKBONES:
+        raise ConfigurationError(f"backbone {name!r} is unknown; there are {', '.join(sorted(_BACKBONES))}")
+    try:
+        return _BACKBONES[name](**shape)
+    except TypeError as fault:
+        raise ConfigurationError(f"backbone {name}: {fault}") from fault

@@ -1,0 +1,232 @@
+"""The `edge` backbone: real-time networks for small GPUs and CPUs.
+
+    x -> 8x8 space-to-depth -> 1/8 resolution -> 1/16 resolution -> y -> 1/32 -> 1/64 -> z
+
+No feature map is ever as large as the picture, there is no GDN, and most spatial mixing is depthwise. The linear path
+through g_a starts as an orthonormal 16x16 transform (block DCT, then Haar over 2x2 blocks) and g_s as its transpose, so
+training starts from a transform codec instead of from noise; all residual branches start near zero.
+
+Pictures are float32 in 0..1. `y` has the scale on which rounding to integers is the codec's quantisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from export.networks.blocks import (
+    LEAKY_SLOPE,
+    DenseBlock,
+    DepthToSpace,
+    DepthwiseBlock,
+    SpaceToDepth,
+    block_dct,
+)
+
+HIDDEN_LIMIT = 8.0  # h_s activations live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
+
+
+@dataclass(frozen=True)
+class EdgeShape:
+    """Widths and depths; `y_channels` and `z_channels` are the latents'."""
+
+    y_channels: int = 192
+    z_channels: int = 96
+    width8: int = 128  # feature channels at 1/8 of the picture
+    width16: int = 256
+    hyper_width: int = 96
+    analysis_blocks8: int = 2
+    analysis_blocks16: int = 2
+    synthesis_blocks8: int = 2
+    synthesis_blocks16: int = 4
+    post_blocks8: int = 2
+    initial_step: float = 14.0  # quantisation step, in grey levels of 0..255, that the initial transform stands for
+
+
+def _haar_merge(width8: int, width16: int) -> Tensor:
+    """Return (width16, 4 width8): the `width16` lowest joint frequencies of 2x2 neighbouring 8x8 blocks."""
+    haar = 0.5 * torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=torch.float32)
+    luma = width8 // 2
+    chroma = (width8 - luma) // 2
+    rank = [2 * i for i in range(luma)] + [8 * i + 1 for i in range(chroma)] * 2  # chroma carries far less energy
+    candidates = sorted((rank[c], h, c) for c in range(width8) for h in range(4))
+    matrix = torch.zeros(width16, 4 * width8)
+    for row, (_, h, c) in enumerate(candidates[:width16]):
+        matrix[row, 4 * c : 4 * c + 4] = haar[h]
+    return matrix
+
+
+def _set(conv: nn.Conv2d, matrix: Tensor) -> None:
+    with torch.no_grad():
+        conv.weight.copy_(matrix[:, :, None, None])
+        assert conv.bias is not None
+        conv.bias.zero_()
+
+
+class Analysis(nn.Module):
+    """g_a: picture (B, 3, 16 h, 16 w) in 0..1 -> y (B, y_channels, h, w)."""
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        w8, w16 = shape.width8, shape.width16
+        self.fold = SpaceToDepth(8)
+        self.enter = nn.Conv2d(192, w8, 1)
+        self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.analysis_blocks8)))
+        self.fold16 = SpaceToDepth(2)
+        self.merge = nn.Conv2d(4 * w8, w16, 1)
+        self.blocks16 = nn.Sequential(*(DepthwiseBlock(w16) for _ in range(shape.analysis_blocks16)))
+        self.leave = nn.Conv2d(w16, shape.y_channels, 1)
+        # Inside the network features have the scale of pixels in 0..1 times `gain`: that of y.
+        self.gain = 255.0 / shape.initial_step
+        luma = w8 // 2
+        _set(self.enter, block_dct(luma, (w8 - luma) // 2))
+        _set(self.merge, _haar_merge(w8, w16))
+        _set(self.leave, torch.eye(shape.y_channels, w16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(self.fold((x - 0.5) * self.gain))
+        h = self.merge(self.fold16(self.blocks8(h)))
+        y: Tensor = self.leave(self.blocks16(h))
+        return y
+
+
+class Synthesis(nn.Module):
+    """g_s: y_hat (B, y_channels, h, w), and what is uncertain of it -> picture (B, 3, 16 h, 16 w), about 0..1.
+
+    Args:
+        deviation_input: take a second tensor of y_hat's shape: the standard deviation left in each element, 0 where the
+            symbol is complete. Without it the network is DPICT's g_s, which knows complete latents only.
+    """
+
+    def __init__(self, shape: EdgeShape, *, deviation_input: bool) -> None:
+        super().__init__()
+        w8, w16 = shape.width8, shape.width16
+        self.enter = nn.Conv2d(shape.y_channels, w16, 1)
+        self.deviation = nn.Conv2d(shape.y_channels, w16, 1, bias=False) if deviation_input else None
+        self.blocks16 = nn.Sequential(*(DepthwiseBlock(w16) for _ in range(shape.synthesis_blocks16)))
+        self.split = nn.Conv2d(w16, 4 * w8, 1)
+        self.unfold16 = DepthToSpace(2)
+        self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.synthesis_blocks8)))
+        self.leave = nn.Conv2d(w8, 192, 1)
+        self.unfold = DepthToSpace(8)
+        self.gain = 255.0 / shape.initial_step
+        luma = w8 // 2
+        _set(self.enter, torch.eye(w16, shape.y_channels))
+        _set(self.split, _haar_merge(w8, w16).T)
+        _set(self.leave, block_dct(luma, (w8 - luma) // 2).T)
+        if self.deviation is not None:
+            nn.init.zeros_(self.deviation.weight)
+
+    def forward(self, y_hat: Tensor, deviation: Tensor | None = None) -> Tensor:
+        h = self.enter(y_hat)
+        if self.deviation is not None:
+            assert deviation is not None
+            h = h + self.deviation(deviation)
+        h = self.unfold16(self.split(self.blocks16(h)))
+        x: Tensor = self.unfold(self.leave(self.blocks8(h)))
+        return x * (1.0 / self.gain) + 0.5
+
+
+class HyperAnalysis(nn.Module):
+    """h_a: y (B, y_channels, 4 h, 4 w) -> z (B, z_channels, h, w)."""
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        width = 2 * shape.hyper_width
+        self.layers = nn.Sequential(
+            nn.Conv2d(shape.y_channels, width, 1),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            DepthwiseBlock(width),
+            SpaceToDepth(2),
+            nn.Conv2d(4 * width, width, 1),
+            nn.LeakyReLU(LEAKY_SLOPE),
+            DepthwiseBlock(width),
+            SpaceToDepth(2),
+            nn.Conv2d(4 * width, shape.z_channels, 1),
+        )
+
+    def forward(self, y: Tensor) -> Tensor:
+        z: Tensor = self.layers(y.abs())
+        return z
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: z_hat (B, z_channels, h, w) -> mu and sigma level (B, y_channels, 4 h, 4 w) each.
+
+    The level is real-valued here (`entropy.sigma_from_level` makes a standard deviation of it). Only 1x1 and depthwise
+    layers, each followed by a clamp to 0..HIDDEN_LIMIT: `export.integers` turns `layers` into an exact integer graph.
+    """
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        width = shape.hyper_width
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(shape.z_channels, 4 * width, 1),
+                DepthToSpace(2),
+                nn.Conv2d(width, width, 3, padding=1, groups=width),
+                nn.Conv2d(width, 4 * width, 1),
+                DepthToSpace(2),
+                nn.Conv2d(width, width, 3, padding=1, groups=width),
+                nn.Conv2d(width, 2 * width, 1),
+                nn.Conv2d(2 * width, 2 * shape.y_channels, 1),
+            ]
+        )
+        head = self.layers[-1]
+        assert isinstance(head, nn.Conv2d) and head.bias is not None
+        with torch.no_grad():
+            head.weight.mul_(0.1)
+            head.bias.zero_()
+            head.bias[shape.y_channels :] = 20.0  # start at sigma about 0.8
+
+    def forward(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+        h = z_hat
+        for layer in self.layers[:-1]:
+            h = layer(h)
+            if isinstance(layer, nn.Conv2d):
+                h = h.clamp(0.0, HIDDEN_LIMIT)
+        mu, level = self.layers[-1](h).chunk(2, dim=1)
+        return mu, level
+
+
+class Preview(nn.Module):
+    """preview: y_hat and deviation (B, y_channels, h, w) -> picture (B, 3, 4 h, 4 w): a quarter of width and height."""
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        width = 128
+        self.enter = nn.Conv2d(shape.y_channels, width, 1)
+        self.deviation = nn.Conv2d(shape.y_channels, width, 1, bias=False)
+        self.block = DepthwiseBlock(width)
+        self.leave = nn.Conv2d(width, 48, 1)
+        self.unfold = DepthToSpace(4)
+
+    def forward(self, y_hat: Tensor, deviation: Tensor) -> Tensor:
+        h = F.leaky_relu(self.enter(y_hat) + self.deviation(deviation), LEAKY_SLOPE)
+        x: Tensor = self.unfold(self.leave(self.block(h)))
+        return x * 0.125 + 0.5
+
+
+class Post(nn.Module):
+    """Postprocessing (g_p of DPICT): picture (B, 3, 8 h, 8 w) -> picture with fewer artefacts of missing trits."""
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        w8 = shape.width8
+        self.fold = SpaceToDepth(8)
+        self.enter = nn.Conv2d(192, w8, 1)
+        self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.post_blocks8)))
+        self.leave = nn.Conv2d(w8, 192, 1)
+        self.unfold = DepthToSpace(8)
+        self.gain = 255.0 / shape.initial_step
+        luma = w8 // 2
+        _set(self.enter, block_dct(luma, (w8 - luma) // 2))
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.blocks8(self.enter(self.fold((x - 0.5) * self.gain)))
+        residual: Tensor = self.unfold(self.leave(h))
+        return x + residual * (1.0 / self.gain)

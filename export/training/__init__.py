@@ -1,0 +1,1 @@
+"""Training: pictures, stages, the loop, checkpoints, validation."""

@@ -1,0 +1,86 @@
+"""`python -m export train`: from a settings file and pictures to a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.multiprocessing.spawn import spawn
+
+from export.networks.backbones import make_backbone
+from export.training import dpict
+from export.training.config import TrainingSettings
+from export.training.group import Group
+from export.training.loop import Run
+from export.training.pictures import load_pictures, split_held_out
+from runtime.errors import ConfigurationError, UsageError
+from runtime.settings import load_settings
+
+FAMILIES = {"dpict": dpict.training}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("config", type=Path, help="settings of the model, e.g. configs/dpict-edge.toml")
+    parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders, tar files or pictures")
+    parser.add_argument("--run", type=Path, help="folder of checkpoints (default: runs/NAME); resumed if there")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads per process")
+    parser.add_argument("--processes", type=int, default=1, help="processes that average their gradients")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after this time")
+    parser.add_argument("--save-minutes", type=float, default=4.0, help="time between checkpoints")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, in as many processes as asked for."""
+    settings = load_settings(TrainingSettings, arguments.config)
+    if settings.family not in FAMILIES:
+        raise ConfigurationError(f"family {settings.family!r} is unknown; there are {', '.join(sorted(FAMILIES))}")
+    if arguments.processes < 1 or arguments.threads < 1:
+        raise UsageError("--processes and --threads must be at least 1")
+    if arguments.processes == 1:
+        _train(0, 1, "", settings, arguments)
+        return
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: None)  # the processes save and stop; this one waits for them
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(  # type: ignore[no-untyped-call]
+            _train,
+            (arguments.processes, f"{folder}/rendezvous", settings, arguments),
+            nprocs=arguments.processes,
+        )
+
+
+def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(settings.seed)  # the same initial weights in every process
+    group = Group(rank, size, rendezvous)
+    family = FAMILIES[settings.family](settings, make_backbone(settings.backbone, settings.network))
+    torch.manual_seed(settings.seed + rank)
+    pictures = load_pictures(arguments.pictures, settings.patch)
+    held_out, kept = split_held_out(pictures, settings.held_out)
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        kept = [p.to(device) for p in kept]
+    folder = arguments.run or Path("runs") / settings.name
+    run = Run(
+        settings,
+        family.networks,
+        family.stages,
+        folder,
+        device,
+        group,
+        save_every_s=60 * arguments.save_minutes,
+        stop_after_s=60 * arguments.minutes,
+    )
+
+    def stop(*_: object) -> None:
+        run.stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    run.train(kept, family.validation(held_out, device))
+    group.close()

@@ -1,0 +1,191 @@
+"""The dpict family in training: its networks, and what each stage trains on which loss.
+
+Stages:
+    rd    g_a, g_s, h_a, h_s and the prior of z on rate and distortion of the full stream (DPICT, equation 5)
+    cuts  a second g_s, and the preview network, on random cuts through the real tables; everything else is fixed
+    post  the two postprocessing networks for the first g_s, which is fixed (equation 19)
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from export.networks.backbones import Backbone
+from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
+from export.tables import make_tables
+from export.training.config import TrainingSettings
+from export.training.loop import FamilyTraining, Stage
+from export.training.partial import TorchTables
+from export.training.validation import TruncationValidation
+
+
+@dataclass
+class Latents:
+    """What the encoder knows of a batch: float32 tensors of y's and z's shapes."""
+
+    y: Tensor
+    z_hat: Tensor
+    mu: Tensor
+    level: Tensor
+
+
+class Dpict(nn.Module):
+    """All networks of the family; `state_dict` names are `<role>.<backbone's names>`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.g_a = backbone.g_a()
+        self.g_s = backbone.g_s(deviation_input=False)
+        self.h_a = backbone.h_a()
+        self.h_s = backbone.h_s()
+        self.prior = FactorizedPrior(backbone.z_channels)
+        self.post_low = backbone.post()
+        self.post_high = backbone.post()
+        self.g_s_cuts = backbone.g_s(deviation_input=True)
+        self.preview = backbone.preview()
+
+    def analyse(self, x: Tensor) -> Latents:
+        """Run g_a, h_a and h_s as the encoder does: z rounded, nothing noisy."""
+        y = self.g_a(x).float()
+        z_hat = self.h_a(y).float().round()
+        mu, level = (t.float() for t in self.h_s(z_hat))
+        return Latents(y, z_hat, mu, level)
+
+
+def autocast(x: Tensor) -> torch.autocast:
+    """bfloat16 arithmetic on the device of *x*."""
+    return torch.autocast(x.device.type, torch.bfloat16)
+
+
+class RateDistortion:
+    """Stage `rd`: loss = bpp of y and z + lambda * MSE.
+
+    The rate sees noise (equation 4); g_s and h_s see rounded values with straight-through gradients, as at run time.
+    """
+
+    trains: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s", "prior")
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._settings = settings
+
+    def begin(self, networks: Dpict) -> None:
+        """Start from the weights as they are."""
+
+    def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with autocast(x):
+            y = networks.g_a(x).float()
+            z = networks.h_a(y).float()
+            mu, level = (t.float() for t in networks.h_s(round_through(z)))
+        z_bits = networks.prior.bits(add_noise(z)).sum()
+        centred = y - mu
+        y_bits = gaussian_bits(add_noise(centred), sigma_from_level(level)).sum()
+        with autocast(x):
+            x_hat = networks.g_s(round_through(centred) + mu)
+        mse = (x_hat.float() - x).square().mean() * 255.0**2
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        y_bpp, z_bpp = y_bits / pixels, z_bits / pixels
+        settings = self._settings
+        loss = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
+        return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": mse}
+
+
+MOST_MISSING = 3.4  # planes; what is left of a stream then is hardly more than its head segment
+
+
+class Cuts:
+    """Stage `cuts`: g_s with the remaining deviation as second input, and the preview, on random cuts.
+
+    The loss is the mean over cuts of log MSE: a decibel counts the same at every rate.
+    """
+
+    trains: tuple[str, ...] = ("g_s_cuts", "preview")
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._random = random.Random(settings.seed)
+        self._tables: TorchTables | None = None
+
+    def begin(self, networks: Dpict) -> None:
+        """Start from g_s, which ignores the deviation."""
+        networks.g_s_cuts.load_state_dict(networks.g_s.state_dict(), strict=False)
+
+    def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._tables is None:
+            self._tables = TorchTables(make_tables(networks.prior), x.device)
+        with torch.no_grad(), autocast(x):
+            latents = networks.analyse(x)
+        losses, previews = [], []
+        half = x.shape[0] // 2
+        for part in (slice(0, half), slice(half, None)):
+            # One half in seven sees complete latents.
+            missing = max(0.0, self._random.uniform(-0.5, MOST_MISSING))
+            known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
+            with autocast(x):
+                x_hat = networks.g_s_cuts(known.y_hat, known.deviation)
+                small = networks.preview(known.y_hat, known.deviation)
+            losses.append(((x_hat.float() - x[part]).square().mean() * 255.0**2).log())
+            target = F.avg_pool2d(x[part], 4)
+            previews.append(((small.float() - target).square().mean() * 255.0**2).log())
+        log_mse, log_preview = torch.stack(losses).mean(), torch.stack(previews).mean()
+        return log_mse + log_preview, {"log_mse": log_mse, "log_mse_preview": log_preview}
+
+
+class Post:
+    """Stage `post`: both postprocessing networks, each on its range of missing planes.
+
+    Loss: how far the refined partial picture is from that of complete latents (DPICT, equation 19).
+    """
+
+    trains: tuple[str, ...] = ("post_low", "post_high")
+    ranges = ((2.9, MOST_MISSING + 0.6), (1.8, 2.9))
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._random = random.Random(settings.seed)
+        self._tables: TorchTables | None = None
+
+    def begin(self, networks: Dpict) -> None:
+        """Start from the identity, as the networks are made."""
+
+    def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._tables is None:
+            self._tables = TorchTables(make_tables(networks.prior), x.device)
+        half = x.shape[0] // 2
+        figures = {}
+        with torch.no_grad(), autocast(x):
+            latents = networks.analyse(x)
+            complete = networks.g_s((latents.y - latents.mu).round() + latents.mu).float()
+        for role, (low, high), part in zip(self.trains, self.ranges, (slice(0, half), slice(half, None)), strict=True):
+            missing = self._random.uniform(low, high)
+            known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
+            with autocast(x):
+                with torch.no_grad():
+                    partial = networks.g_s(known.y_hat)
+                refined = getattr(networks, role)(partial.float())
+            figures[role] = (refined.float() - complete[part]).square().mean() * 255.0**2
+        loss = torch.stack([mse.log() for mse in figures.values()]).sum()
+        return loss, figures
+
+
+def render(networks: Dpict, stage: str, known_y_hat: Tensor, deviation: Tensor, missing: float) -> Tensor:
+    """Return the picture that the decoder of *stage* makes of partial latents."""
+    if stage == "cuts":
+        x: Tensor = networks.g_s_cuts(known_y_hat, deviation)
+        return x
+    x = networks.g_s(known_y_hat)
+    if stage == "post" and missing >= Post.ranges[1][0]:
+        x = (networks.post_low if missing >= Post.ranges[0][0] else networks.post_high)(x)
+    return x
+
+
+def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
+    """Return the family's networks, its stages in order, and its validation."""
+    stages: dict[str, Stage] = {"rd": RateDistortion(settings), "cuts": Cuts(settings), "post": Post(settings)}
+    return FamilyTraining(
+        networks=Dpict(backbone),
+        stages={name: stage for name, stage in stages.items() if name in settings.stages},
+        validation=lambda pictures, device: TruncationValidation(pictures, device, render),
+    )

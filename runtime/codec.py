@@ -1,0 +1,105 @@
+"""The codec: one bundle opened on one machine, which encodes pictures and decodes prefixes.
+
+    from runtime import Codec
+    codec = Codec.open("dpict-edge")
+    encoding = codec.encode(image)
+    picture = codec.decode(encoding.stream[:4096])
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from engines.bundle import Bundle
+from engines.costs import Costs
+from runtime.deadline import Deadline
+from runtime.decoder import Decoder, Picture
+from runtime.encoder import Encoding, encode
+from runtime.model import Model
+from runtime.picture import Image
+from runtime.stream import Limits
+
+
+class Codec:
+    """An opened bundle. One thread at a time may use it; open one per thread."""
+
+    def __init__(self, model: Model) -> None:
+        """Wrap *model*; `Codec.open` is the usual way."""
+        self.model = model
+
+    @classmethod
+    def open(
+        cls, bundle: str | Path, engine: str = "auto", threads: int | None = None, limits: Limits = Limits()
+    ) -> Codec:
+        """Open a shipped bundle by name, or any by its folder.
+
+        Args:
+            engine: back end of the networks; "auto" takes the best that works here.
+            threads: CPU threads of a network's run; None takes all cores.
+            limits: what sizes to accept.
+
+        Raises:
+            BundleError, EngineError, UsageError: see `Bundle.open` and `open_engine`.
+        """
+        return cls(Model(Bundle.open(bundle), engine, threads, limits))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that was opened."""
+        return self.model.bundle
+
+    def encode(self, image: Image) -> Encoding:
+        """Encode *image*, uint8 (H, W, 3) RGB or (H, W) grey, once, into a stream that may be cut anywhere.
+
+        Raises:
+            PictureError, LimitExceeded: the picture cannot be coded.
+        """
+        return encode(self.model, image)
+
+    def decode(self, stream: bytes, deadline: Deadline | None = None, *, strict: bool = False) -> Picture:
+        """Decode any prefix of a stream that holds its head segment.
+
+        Args:
+            deadline: when the picture must be finished; less is decoded, or stages are skipped, to keep it.
+            strict: use verified bytes only, and refuse a damaged body.
+
+        Raises:
+            StreamError, ModelMismatch, Incomplete, LimitExceeded: see `Decoder`.
+        """
+        decoder = self.decoder(deadline, strict=strict)
+        decoder.feed(stream)
+        return decoder.finish()
+
+    def decoder(self, deadline: Deadline | None = None, *, strict: bool = False) -> Decoder:
+        """Return a decoder of one stream that takes bytes as they come; see `Decoder`."""
+        return Decoder(self.model, deadline, strict=strict)
+
+    def warm(self, width: int, height: int) -> None:
+        """Open every engine and run all stages on a picture of *width* x *height*, so that their costs are known."""
+        row, column = np.ogrid[:height, :width]
+        image = np.stack([(row * 7 + column * 5) % 256, (row + column) % 256, (row * column) % 256], axis=2)
+        self.model.open_all()
+        kept, self.model.costs = self.model.costs, Costs()  # the first run allocates: not what a run costs
+        for _ in range(3):
+            stream = self.encode(image.astype(np.uint8)).stream
+            for length in (len(stream), len(stream) // 8):
+                decoder = self.decoder()
+                decoder.feed(stream[:length])
+                decoder.preview()
+                decoder.finish()
+            self.model.costs = kept
+
+    def close(self) -> None:
+        """Save measured costs and free the engines."""
+        self.model.close()
+
+    def __enter__(self) -> Codec:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""The integer core: tables, plan and coder; knows numpy and the coder only."""

@@ -1,0 +1,125 @@
+"""The integer tables that every probability, order and conditional mean comes from.
+
+A *model* is a distribution of one integer symbol: model m < `y_levels` is the Gaussian of sigma level m, the models
+after those are z's channels. A symbol of model m is sent as `trits[m]` balanced ternary digits, most significant first.
+A *node* stands for (model, digits so far); inner nodes have three children with consecutive numbers, the nodes of
+complete symbols are leaves. Inner nodes come first, so their numbers are also the rows of the coder's tables.
+
+Nothing here is computed on a device: the arrays are made at export, travel in the bundle and are part of its exact_id.
+FORMAT.md, "Tables".
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import BundleError
+
+TOTAL_BITS = 24  # the frequencies of a row sum to 2^24
+MEAN_UNIT = 64  # means, deviations and mu are in units of 1/64 symbol
+
+
+@dataclass(frozen=True)
+class Tables:
+    """See the module text. K inner nodes, N nodes in all, M models.
+
+    Attributes:
+        trits: uint8 (M,); digits of each model's symbols, 0 where the symbol is always 0 and never sent.
+        root: int32 (M,); the node of a model before any digit.
+        first_child: int32 (K,); child t of a node is `first_child + t`.
+        frequencies: uint32 (K, 3); each at least 1, rows sum to 2^24.
+        priority: int16 (K,); expected fall of squared error per bit, log2 in units of 1/64 octave.
+        mean: int16 (N,); conditional mean of the symbol, in 1/64.
+        deviation: uint16 (N,); standard deviation left, in 1/64; 0 at leaves.
+        sigma_thresholds: int32 (y_levels - 1,), rising; the level of a sigma code is how many thresholds it reaches.
+    """
+
+    trits: NDArray[np.uint8]
+    root: NDArray[np.int32]
+    first_child: NDArray[np.int32]
+    frequencies: NDArray[np.uint32]
+    priority: NDArray[np.int16]
+    mean: NDArray[np.int16]
+    deviation: NDArray[np.uint16]
+    sigma_thresholds: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        """Check every claim that the walk relies on.
+
+        Raises:
+            BundleError: a table contradicts itself.
+        """
+        inner, nodes = len(self.first_child), len(self.mean)
+        _require(self.frequencies.shape == (inner, 3), "frequencies must have one row of three per inner node")
+        _require(self.priority.shape == (inner,), "priority must have one entry per inner node")
+        _require(self.deviation.shape == (nodes,), "deviation must have one entry per node")
+        _require(self.root.shape == self.trits.shape, "root and trits must have one entry per model")
+        _require(bool((self.frequencies >= 1).all()), "a frequency is zero")
+        _require(bool((self.frequencies.sum(axis=1, dtype=np.uint64) == 1 << TOTAL_BITS).all()), "a row's sum is wrong")
+        _require(bool((self.first_child > np.arange(inner)).all()), "a child precedes its parent")
+        _require(bool((self.first_child <= nodes - 3).all()), "a child is out of range")
+        _require(bool(((self.root >= 0) & (self.root < nodes)).all()), "a root is out of range")
+        _require(bool((np.diff(self.sigma_thresholds) > 0).all()), "sigma thresholds do not rise")
+        _require(self.y_levels <= len(self.trits), "fewer models than sigma levels")
+        node = self.root.copy()  # follow first children: a model must end at a leaf after exactly its trits
+        for depth in range(int(self.trits.max(initial=0)) + 1):
+            unfinished = self.trits > depth
+            _require(bool(((node < inner) == unfinished).all()), "a model's tree has the wrong depth")
+            node[unfinished] = self.first_child[node[unfinished]]
+
+    @property
+    def y_levels(self) -> int:
+        """Number of sigma levels."""
+        return len(self.sigma_thresholds) + 1
+
+    @property
+    def largest(self) -> NDArray[np.int32]:
+        """int32 (M,): largest magnitude of each model's symbols, (3^trits - 1) / 2."""
+        result: NDArray[np.int32] = (3 ** self.trits.astype(np.int32) - 1) // 2
+        return result
+
+    def level_of_code(self, codes: int) -> NDArray[np.uint8]:
+        """uint8 (codes,): the sigma level of every sigma code from 0 to *codes* - 1."""
+        return np.searchsorted(self.sigma_thresholds, np.arange(codes), side="right").astype(np.uint8)
+
+    def to_bytes(self) -> bytes:
+        """Return the table file: an uncompressed .npz of little-endian arrays; the same tables give the same bytes."""
+        buffer = io.BytesIO()
+        arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        np.savez(buffer, allow_pickle=False, **{k: v.astype(v.dtype.newbyteorder("<")) for k, v in arrays.items()})
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Tables:
+        """Read a table file.
+
+        Raises:
+            BundleError: an array is missing, of the wrong type, or contradicts another.
+        """
+        kinds = {
+            "trits": np.uint8,
+            "root": np.int32,
+            "first_child": np.int32,
+            "frequencies": np.uint32,
+            "priority": np.int16,
+            "mean": np.int16,
+            "deviation": np.uint16,
+            "sigma_thresholds": np.int32,
+        }
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in kinds}
+        except (OSError, ValueError, KeyError) as fault:
+            raise BundleError(f"tables: {fault}") from fault
+        for name, kind in kinds.items():
+            _require(arrays[name].dtype == kind, f"{name} must be {np.dtype(kind)}, not {arrays[name].dtype}")
+        return cls(**{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def _require(condition: bool, fault: str) -> None:
+    if not condition:
+        raise BundleError(f"tables: {fault}")

@@ -1,0 +1,35 @@
+"""The project's errors, re-exported for users of the codec; `engines.errors` draws the tree."""
+
+from __future__ import annotations
+
+from engines.errors import (
+    BundleError,
+    ConfigurationError,
+    CutoffError,
+    DataError,
+    EngineError,
+    Incomplete,
+    LimitExceeded,
+    MissingExtra,
+    ModelMismatch,
+    OutputError,
+    PictureError,
+    StreamError,
+    UsageError,
+)
+
+__all__ = [
+    "BundleError",
+    "ConfigurationError",
+    "CutoffError",
+    "DataError",
+    "EngineError",
+    "Incomplete",
+    "LimitExceeded",
+    "MissingExtra",
+    "ModelMismatch",
+    "OutputError",
+    "PictureError",
+    "StreamError",
+    "UsageError",
+]

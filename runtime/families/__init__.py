@@ -1,0 +1,14 @@
+"""The families of codecs; one file each. `FAMILIES` is the only place that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runtime.entropy.tables import Tables
+from runtime.families.base import Family, RunGraph
+from runtime.families.dpict import Dpict
+
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph], Family]] = {"dpict": Dpict}
+
+__all__ = ["FAMILIES"]

@@ -1,0 +1,86 @@
+"""What a family supplies, and nothing else in the system may ask which family it is.
+
+    encoder:  Family.analyse(x) -> Latents, the truth filled in
+    decoder:  Family.begin(height, width) -> Latents, nothing known
+    both:     Latents.head(), Latents.body() -> Steps   (runtime.entropy.plan)
+    decoder:  Latents.reconstruct() -> Reconstruction: tensors, and the free graphs to run on them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.entropy.plan import Step
+
+Tensor = NDArray[np.float32]
+RunGraph = Callable[..., Sequence[Tensor]]  # (role, *inputs) -> outputs
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One free graph to run: `inputs` are names of tensors, `output` the name of its result.
+
+    An optional pass refines: without it the tensor that it would replace is used as it is.
+    """
+
+    role: str
+    inputs: tuple[str, ...]
+    output: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What is known of the latents, as tensors by name, and how a picture comes of them.
+
+    Attributes:
+        tensors: float32 (1, C, h, w) each.
+        passes: in order; the last one's output is the picture, float32 (1, 3, H, W), about 0..1.
+        preview: the pass that makes a quarter-size picture instead.
+    """
+
+    tensors: Mapping[str, Tensor]
+    passes: tuple[Pass, ...]
+    preview: Pass
+
+
+class Latents(Protocol):
+    """One picture's latents: in an encoder with their true values, in a decoder with what is known so far."""
+
+    def head(self) -> Iterator[Step]:
+        """Yield the steps of the head segment; all of it is there before the body begins."""
+        ...
+
+    def body(self) -> Iterator[Step]:
+        """Yield the steps of the body. Exact graphs run inside, when what they need is complete."""
+        ...
+
+    def reconstruct(self) -> Reconstruction:
+        """Return the best estimate of the latents from what the fields know now (any time after the body began)."""
+        ...
+
+    @property
+    def steps_total(self) -> int:
+        """How many steps the body has; known when its first step is."""
+        ...
+
+
+class Family(Protocol):
+    """A family's networks and tables of one bundle."""
+
+    has_planes: bool  # a step of the body is a plane
+    stride: int  # pictures are padded to a multiple of this
+    value_gain: float  # squared error of the picture (grey levels of 0..255) per squared error of a latent
+
+    def analyse(self, x: Tensor) -> Latents:
+        """Run the encoder's networks on *x*, float32 (1, 3, H, W) in 0..1, H and W multiples of `stride`."""
+        ...
+
+    def begin(self, height: int, width: int) -> Latents:
+        """Return latents of which nothing is known, for a padded picture of *height* x *width*."""
+        ...

@@ -1,0 +1,139 @@
+"""dpict: trit planes of one latent array, ordered by rate-distortion priority.
+
+    head   z, all of its trits
+    body   planes of y from most to least significant, each by falling priority
+
+Source: DPICT (CVPR 2022). Optional postprocessing by how many planes are missing (section 3.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.entropy.plan import Field, Step, in_array_order, trit_planes
+from runtime.entropy.tables import MEAN_UNIT, Tables
+from runtime.errors import BundleError
+from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
+
+_CODES = 1 << 10  # sigma codes are 0..1023
+_Y_STRIDE, _Z_STRIDE = 16, 64
+
+
+class Dpict:
+    """The family in one bundle; see `runtime.families.base.Family`."""
+
+    has_planes = True
+    stride = _Z_STRIDE
+
+    def __init__(self, settings: Mapping[str, Any], tables: Tables, run: RunGraph) -> None:
+        """Take a bundle's *settings* and *tables*, and the function that runs its graphs.
+
+        Raises:
+            BundleError: a setting is missing, or the tables have other channels.
+        """
+        try:
+            self.y_channels = int(settings["y_channels"])
+            self.z_channels = int(settings["z_channels"])
+            self.value_gain = float(settings["value_gain"])
+            self.deviation_input = bool(settings["deviation_input"])
+            # (planes missing, role): the network refines pictures of which at least that many planes are missing
+            self.post = tuple((float(missing), str(role)) for missing, role in settings["post"])
+        except (KeyError, TypeError, ValueError) as fault:
+            raise BundleError(f"settings of family dpict: {fault!r}") from fault
+        if len(tables.trits) != tables.y_levels + self.z_channels:
+            raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
+        self.tables, self.run = tables, run
+        self.level_of_code = tables.level_of_code(_CODES)
+
+    def analyse(self, x: Tensor) -> DpictLatents:
+        """Run g_a, h_a and h_s."""
+        (y,) = self.run("g_a", x)
+        (z,) = self.run("h_a", y)
+        latents = DpictLatents(self, x.shape[2], x.shape[3], np.rint(z[0]).astype(np.int32))
+        # What the decoder will know of z, not z itself: a symbol beyond its table's range is clamped.
+        assert latents.z.symbols is not None
+        latents.start_y(latents.z.symbols, y[0])
+        return latents
+
+    def begin(self, height: int, width: int) -> DpictLatents:
+        """Return latents of which nothing is known."""
+        return DpictLatents(self, height, width, None)
+
+
+class DpictLatents:
+    """One picture's z and y."""
+
+    def __init__(self, family: Dpict, height: int, width: int, z: NDArray[np.int32] | None) -> None:
+        self._family = family
+        self._y_shape = (family.y_channels, height // _Y_STRIDE, width // _Y_STRIDE)
+        self._z_shape = (family.z_channels, height // _Z_STRIDE, width // _Z_STRIDE)
+        models = family.tables.y_levels + np.arange(family.z_channels)
+        self.z = Field(
+            np.repeat(models, self._z_shape[1] * self._z_shape[2]),
+            family.tables,
+            None if z is None else z.reshape(-1),
+        )
+        self.y: Field | None = None
+        self._mu: NDArray[np.int32] | None = None
+        self._planes = 0
+        self._step: Step | None = None
+
+    def start_y(self, z_symbols: NDArray[np.int32], y: Tensor | None) -> None:
+        """Run h_s on complete z symbols; *y*, if given, becomes the truth that the encoder codes."""
+        family = self._family
+        z_hat = z_symbols.astype(np.float32).reshape(1, *self._z_shape)
+        mu, codes = family.run("h_s", z_hat)
+        self._mu = mu.reshape(-1).astype(np.int32)
+        levels = family.level_of_code[codes.reshape(-1).astype(np.int32)]
+        symbols = None
+        if y is not None:
+            symbols = np.rint(y.reshape(-1) - self._mu * np.float32(1 / MEAN_UNIT)).astype(np.int32)
+        self.y = Field(levels, family.tables, symbols)
+        self._planes = int(family.tables.trits[np.unique(levels)].max(initial=0))
+
+    def head(self) -> Iterator[Step]:
+        """Yield the planes of z."""
+        return in_array_order(self.z)
+
+    def body(self) -> Iterator[Step]:
+        """Run h_s, unless the encoder has, and yield the planes of y."""
+        if self.y is None:
+            self.start_y(self.z.known_symbols(), None)
+        assert self.y is not None
+        for step in trit_planes(self.y):
+            self._step = step
+            yield step
+
+    @property
+    def steps_total(self) -> int:
+        """Planes of y."""
+        return self._planes
+
+    def _planes_missing(self) -> float:
+        if self._step is None:
+            return float(self._planes)
+        return self._step.place - self._step.received / len(self._step)
+
+    def reconstruct(self) -> Reconstruction:
+        """Return conditional means plus mu, the deviation left, and the networks for as many planes as are missing."""
+        assert self.y is not None and self._mu is not None, "the head segment comes first"
+        family, tables = self._family, self._family.tables
+        shape = (1, *self._y_shape)
+        nodes = self.y.nodes
+        y_hat = (tables.mean[nodes] + self._mu).astype(np.float32)
+        y_hat *= 1 / MEAN_UNIT
+        deviation = tables.deviation[nodes].astype(np.float32)
+        deviation *= 1 / MEAN_UNIT
+        tensors = {"y_hat": y_hat.reshape(shape), "deviation": deviation.reshape(shape)}
+        latents = ("y_hat", "deviation")
+        passes = [Pass("g_s", latents if family.deviation_input else ("y_hat",), "x_hat")]
+        missing = self._planes_missing()
+        for least, role in family.post:
+            if missing >= least:
+                passes.append(Pass(role, ("x_hat",), "x_hat", optional=True))
+                break
+        return Reconstruction(tensors, tuple(passes), Pass("preview", latents, "x_hat"))

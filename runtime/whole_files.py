@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from runtime.errors import OutputError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write *content* to a temporary neighbour of *path* and rename it; what stood at *path* stays until then.
+
+    A link is followed; its target is what gets replaced. A device or pipe is written to as it is.
+
+    Raises:
+        OutputError: it cannot be written; nothing was left behind, and an earlier file is as it was.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        earlier = _mode(target)
+        if earlier is not None and stat.S_ISDIR(earlier):
+            raise OutputError(f"{path}: cannot be written: it is a folder")
+        if earlier is not None and not stat.S_ISREG(earlier):
+            target.write_bytes(content)
+        else:
+            _replace(target, content, earlier)
+    except OSError as fault:
+        raise OutputError(f"{path}: cannot be written: {fault.strerror or fault}") from fault
+    except ValueError as fault:  # a zero byte in the name
+        raise OutputError(f"{str(path)!r}: cannot be written: {fault}") from fault
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _replace(target: Path, content: bytes, earlier: int | None) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=".cutoff-", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), _new_file_mode() if earlier is None else stat.S_IMODE(earlier))
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)  # gone already if it was renamed
+
+
+def _new_file_mode() -> int:
+    """Return the permissions that a new file gets; the mask can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
