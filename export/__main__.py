@@ -1,4 +1,4 @@
-"""`python -m export train | bundle`: make models. The only folder that imports torch."""
+"""`python -m export train | weights | bundle`: make models. The only folder that imports torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def main() -> int:
     """Run one of the commands; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    from export import bundle
+    from export import bundle, weights
     from export.training import command as train
 
     train.add_arguments(commands.add_parser("train", help="train a model"))
+    weights.add_arguments(commands.add_parser("weights", help="keep the weights of a run in one small file"))
     bundle.add_arguments(commands.add_parser("bundle", help="make a bundle of a trained model"))
     arguments = parser.parse_args()
     try:
-        {"train": train.run, "bundle": bundle.run}[arguments.command](arguments)
+        {"train": train.run, "weights": weights.run, "bundle": bundle.run}[arguments.command](arguments)
     except CutoffError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return fault.exit_status

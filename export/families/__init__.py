@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from export.families.dpict import export_dpict
+from collections.abc import Callable
+from typing import Any
 
-EXPORTERS = {"dpict": export_dpict}
+from torch import Tensor
+
+from export.bundle_writer import BundleContent
+from export.families.dpict import export_dpict
+from export.training.config import TrainingSettings
+
+# networks, settings, held-out pictures, which decoder ships -> content of a bundle
+EXPORTERS: dict[str, Callable[[Any, TrainingSettings, list[Tensor], str], BundleContent]] = {"dpict": export_dpict}
 
 __all__ = ["EXPORTERS"]

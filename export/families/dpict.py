@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +13,18 @@ from torch import Tensor
 
 from engines.bundle import GraphSpec
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from export.bundle_writer import BundleContent, write_bundle
 from export.graphs import FreeGraph, export_graph, known_answers
 from export.integers import integer_graph
 from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.tables import CODE_UNIT, make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import Dpict
+from export.training.pictures import cropped
 from runtime.codec import Codec
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 from runtime.model import TABLES
-
-if TYPE_CHECKING:
-    from export.bundle import BundleContent
 
 POST_RANGES = ((2.9, "post_low"), (1.8, "post_high"))  # planes missing at least; DPICT, section 4.1
 _STRIDE = 64
@@ -40,8 +39,6 @@ def export_dpict(
         pictures: uint8 (3, H, W); activation ranges and the cost of integers are measured on them.
         synthesis: "cuts" ships the g_s trained on random cuts, "paper" the plain one with both postprocessing networks.
     """
-    from export.bundle import BundleContent, cropped, write_bundle
-
     inputs = [cropped(p, _STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]

@@ -10,16 +10,14 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from export.networks.backbones import make_backbone
-from export.training import dpict
 from export.training.config import TrainingSettings
+from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.pictures import load_pictures, split_held_out
-from runtime.errors import ConfigurationError, UsageError
+from export.weights import load_weights
+from runtime.errors import UsageError
 from runtime.settings import load_settings
-
-FAMILIES = {"dpict": dpict.training}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="settings of the model, e.g. configs/dpict-edge.toml")
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders, tar files or pictures")
     parser.add_argument("--run", type=Path, help="folder of checkpoints (default: runs/NAME); resumed if there")
+    parser.add_argument("--start", type=Path, help="weights file to start a new run from (see: export weights)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per process")
     parser.add_argument("--processes", type=int, default=1, help="processes that average their gradients")
@@ -37,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, in as many processes as asked for."""
     settings = load_settings(TrainingSettings, arguments.config)
-    if settings.family not in FAMILIES:
-        raise ConfigurationError(f"family {settings.family!r} is unknown; there are {', '.join(sorted(FAMILIES))}")
+    make_family(settings)  # a wrong setting ends here, before any process starts
     if arguments.processes < 1 or arguments.threads < 1:
         raise UsageError("--processes and --threads must be at least 1")
     if arguments.processes == 1:
@@ -58,7 +56,9 @@ def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, ar
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(settings.seed)  # the same initial weights in every process
     group = Group(rank, size, rendezvous)
-    family = FAMILIES[settings.family](settings, make_backbone(settings.backbone, settings.network))
+    family = make_family(settings)
+    if arguments.start is not None:
+        family.networks.load_state_dict(load_weights(arguments.start)[0], strict=False)
     torch.manual_seed(settings.seed + rank)
     pictures = load_pictures(arguments.pictures, settings.patch)
     held_out, kept = split_held_out(pictures, settings.held_out)

@@ -106,3 +106,9 @@ class Patches:
         if draw.random() < 0.5:
             crop = crop.transpose(1, 2)
         return crop.contiguous()
+
+
+def cropped(picture: Tensor, stride: int) -> Tensor:
+    """Return uint8 (3, H, W) as float32 (1, 3, H', W') in 0..1, cut to multiples of *stride*."""
+    height, width = (size // stride * stride for size in picture.shape[1:])
+    return picture[None, :, :height, :width].float().div(255.0)

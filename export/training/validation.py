@@ -15,6 +15,7 @@ from torch import Tensor
 
 from export.networks.entropy import SIGMA_LEVELS
 from export.tables import make_tables
+from export.training.pictures import cropped
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 
@@ -28,10 +29,7 @@ class TruncationValidation:
     def __init__(self, pictures: list[Tensor], device: torch.device, render: Render, multiple: int = 64) -> None:
         """Take uint8 (3, H, W) pictures; they are cut to multiples of *multiple*."""
         self._render = render
-        self._pictures = []
-        for picture in pictures:
-            height, width = (size // multiple * multiple for size in picture.shape[1:])
-            self._pictures.append(picture[None, :, :height, :width].float().div(255.0).to(device))
+        self._pictures = [cropped(picture, multiple).to(device) for picture in pictures]
 
     def __call__(self, networks: Any, stage: str) -> dict[str, float]:
         """Return mean figures over the pictures."""

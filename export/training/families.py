@@ -1,0 +1,22 @@
+"""Families in training; the only place that lists them."""
+
+from __future__ import annotations
+
+from export.networks.backbones import make_backbone
+from export.training import dpict
+from export.training.config import TrainingSettings
+from export.training.loop import FamilyTraining
+from runtime.errors import ConfigurationError
+
+FAMILIES = {"dpict": dpict.training}
+
+
+def make_family(settings: TrainingSettings) -> FamilyTraining:
+    """Return networks, stages and validation of the family and backbone that *settings* name.
+
+    Raises:
+        ConfigurationError: there is no such family, backbone or dimension.
+    """
+    if settings.family not in FAMILIES:
+        raise ConfigurationError(f"family {settings.family!r} is unknown; there are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[settings.family](settings, make_backbone(settings.backbone, settings.network))
