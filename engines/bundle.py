@@ -4,7 +4,7 @@
     graphs/*.onnx     one network each
     tables/*.npz      integer tables
     kat/*.npz         known answers of graphs
-    MODEL_CARD.md     data, training, cost, results
+    MODEL_CARD.md     data, training, cost, results; for people, neither listed nor hashed
 
 `Bundle.open` reads every file once, checks it, and keeps the bytes: no parser ever sees a byte that was not verified.
 """
@@ -84,20 +84,20 @@ class Bundle:
         graphs = {role: _graph_spec(role, spec, files) for role, spec in manifest["graphs"].items()}
         exact_paths = manifest["exact_files"]
         for path in [*exact_paths, *(g.file for g in graphs.values() if g.exact)]:
-            if path not in files or path not in exact_paths:
+            if not isinstance(path, str) or path not in files or path not in exact_paths:
                 raise BundleError(f"{folder}: exact file {path!r} is not among the manifest's exact files")
         bundle = cls(
             name=manifest["name"],
             version=manifest["version"],
             family=manifest["family"],
-            exact_id=bytes.fromhex(manifest["exact_id"]),
+            exact_id=exact_id({path: files[path] for path in exact_paths}),
             bundle_hash=bundle_hash(files),
             settings=manifest["settings"],
             graphs=graphs,
             where=folder,
             _files=files,
         )
-        if bundle.exact_id != exact_id({path: files[path] for path in exact_paths}):
+        if bundle.exact_id.hex() != manifest["exact_id"]:
             raise BundleError(f"{folder}: exact_id {manifest['exact_id']} does not belong to its exact files")
         if bundle.bundle_hash != manifest["bundle_hash"]:
             raise BundleError(f"{folder}: bundle_hash does not belong to its files")
@@ -172,10 +172,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_verified(folder: Path, entry: dict[str, Any]) -> bytes:
-    try:
-        path, size, sha256 = str(entry["path"]), int(entry["size"]), str(entry["sha256"])
-    except (KeyError, TypeError, ValueError) as fault:
-        raise BundleError(f"{folder / MANIFEST}: a file entry lacks path, size or sha256") from fault
+    kinds = {"path": str, "size": int, "sha256": str}
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
+        raise BundleError(f"{folder / MANIFEST}: a file entry lacks path, size or sha256")
+    path, size, sha256 = entry["path"], entry["size"], entry["sha256"]
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\\" in path:
         raise BundleError(f"{folder / MANIFEST}: file path {path!r} leaves the bundle")
@@ -209,6 +209,6 @@ def _graph_spec(role: str, spec: dict[str, Any], files: Mapping[str, bytes]) -> 
     except (KeyError, TypeError) as fault:
         raise BundleError(f"graph {role!r}: the manifest lacks {fault}") from fault
     for path in (graph.file, graph.known_answers):
-        if path is not None and path not in files:
+        if path is not None and (not isinstance(path, str) or path not in files):
             raise BundleError(f"graph {role!r}: {path!r} is not among the bundle's files")
     return graph

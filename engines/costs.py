@@ -7,6 +7,7 @@ run in a hundred takes longer. Sizes never seen are scaled by pixels from the ne
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections import deque
@@ -52,6 +53,8 @@ class Costs:
             for stage, sizes in content.items():
                 for pixels, durations in sizes.items():
                     for seconds in durations:
+                        if int(pixels) < 1 or not 0.0 <= float(seconds) < math.inf:
+                            raise ValueError(f"{stage}: {seconds} s on {pixels} pixels")
                         self.record(str(stage), int(pixels), float(seconds))
         except (OSError, ValueError, AttributeError, TypeError):
             self._recent.clear()

@@ -1,18 +1,18 @@
 """Errors of the whole project: one base class, and below it the questions a caller has.
 
-    CutoffError
-    |-- DataError              the file is bad                                         exit status 1
-    |   |-- PictureError         not a picture that can be coded
-    |   |-- StreamError          not a stream, of an unknown version, or its header or head segment is damaged
-    |   |-- ModelMismatch        a stream of another bundle
-    |   `-- BundleError          a bundle whose files do not fit its manifest
-    |-- Incomplete             the file is not all there yet                           exit status 1
-    |-- LimitExceeded          a claim larger than the caller allows                   exit status 1
-    |-- EngineError            a graph cannot be opened or run here                    exit status 1
-    |-- OutputError            a result cannot be written                              exit status 1
-    `-- UsageError             the call is wrong                                       exit status 2
-        |-- ConfigurationError   a settings file with an unknown or wrong key
-        `-- MissingExtra         a feature whose optional package is not installed
+CutoffError
+|-- DataError              the file is bad                                         exit status 1
+|   |-- PictureError         not a picture that can be coded
+|   |-- StreamError          not a stream, of an unknown version, or its header or head segment is damaged
+|   |-- ModelMismatch        a stream of another bundle
+|   `-- BundleError          a bundle whose files do not fit its manifest
+|-- Incomplete             the file is not all there yet                           exit status 1
+|-- LimitExceeded          a claim larger than the caller allows                   exit status 1
+|-- EngineError            a graph cannot be opened or run here                    exit status 1
+|-- OutputError            a result cannot be written                              exit status 1
+`-- UsageError             the call is wrong                                       exit status 2
+    |-- ConfigurationError   a settings file with an unknown or wrong key
+    `-- MissingExtra         a feature whose optional package is not installed
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m export bundle`: a trained model becomes a bundle.
 
-    weights -> tables, exact h_s, free graphs -> files -> manifest with hashes -> folder, renamed into place
+weights -> tables, exact h_s, free graphs -> files -> manifest with hashes -> folder, renamed into place
 """
 
 from __future__ import annotations

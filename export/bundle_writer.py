@@ -18,6 +18,8 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.open import check_known_answers
 from runtime.errors import OutputError
 
+CARD = "MODEL_CARD.md"  # for people; not among the manifest's files, so that it can be written once results are known
+
 
 @dataclass
 class BundleContent:
@@ -46,9 +48,6 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise OutputError(f"{out} exists and is not a bundle; nothing was written")
-    card = out / "MODEL_CARD.md"
-    if card.is_file():
-        content.files["MODEL_CARD.md"] = card.read_bytes()
     exact = {path: content.files[path] for path in content.exact_files}
     manifest = {
         "schema": SCHEMA,
@@ -74,6 +73,8 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
             file = partial / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
+        if (out / CARD).is_file():
+            shutil.copy(out / CARD, partial / CARD)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         verify_bundle(partial)
         shutil.rmtree(out, ignore_errors=True)

@@ -87,8 +87,7 @@ def _prior_symbols(prior: FactorizedPrior) -> Iterable[_Symbols]:
         trits = next(
             t
             for t in range(1, MOST_TRITS + 1)
-            if t == MOST_TRITS
-            or float(below[widest - (3**t - 1) // 2] + above[widest + (3**t - 1) // 2 + 1]) < Z_TAIL
+            if t == MOST_TRITS or float(below[widest - (3**t - 1) // 2] + above[widest + (3**t - 1) // 2 + 1]) < Z_TAIL
         )
         largest = (3**trits - 1) // 2
         inside = slice(widest - largest, widest + largest + 2)

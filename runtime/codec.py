@@ -1,9 +1,9 @@
 """The codec: one bundle opened on one machine, which encodes pictures and decodes prefixes.
 
-    from runtime import Codec
-    codec = Codec.open("dpict-edge")
-    encoding = codec.encode(image)
-    picture = codec.decode(encoding.stream[:4096])
+from runtime import Codec
+codec = Codec.open("dpict-edge")
+encoding = codec.encode(image)
+picture = codec.decode(encoding.stream[:4096])
 """
 
 from __future__ import annotations

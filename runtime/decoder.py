@@ -117,9 +117,7 @@ class Decoder:
         started = time.perf_counter()
         header = self._parser.header
         if header is None:
-            raise Incomplete(
-                f"incomplete stream: {self._parser.received} bytes; the header alone takes {HEADER_BYTES}"
-            )
+            raise Incomplete(f"incomplete stream: {self._parser.received} bytes; the header alone takes {HEADER_BYTES}")
         if self._latents is None:
             raise Incomplete(
                 f"incomplete stream: {self._parser.received} bytes; header and head segment take {header.body_start}"
@@ -205,8 +203,9 @@ class Decoder:
                 return
             step = self._step
             if step.complete:
-                with self._timed("step"):
-                    following = next(self._plan, None) if self._plan is not None else None
+                started = time.perf_counter()
+                following = None if self._plan is None else next(self._plan, None)
+                self._model.costs.record("step", self._pixels, time.perf_counter() - started)
                 self._steps_complete += 1
                 if following is None:
                     self._finished = True

@@ -1,6 +1,6 @@
 """Encoding: one picture, once, into one stream.
 
-    image -> g_a, h_a -> z -> head segment; h_s(z_hat) -> symbols of y -> plan -> range code -> body
+image -> g_a, h_a -> z -> head segment; h_s(z_hat) -> symbols of y -> plan -> range code -> body
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _FAULTS = (
     LookupError,
     ArithmeticError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )

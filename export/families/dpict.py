@@ -30,9 +30,7 @@ POST_RANGES = ((2.9, "post_low"), (1.8, "post_high"))  # planes missing at least
 _STRIDE = 64
 
 
-def export_dpict(
-    networks: Dpict, settings: TrainingSettings, pictures: list[Tensor], synthesis: str
-) -> BundleContent:
+def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Tensor], synthesis: str) -> BundleContent:
     """Return the content of a bundle.
 
     Args:

@@ -65,9 +65,7 @@ class TruncationValidation:
             figures.setdefault(f"psnr_{cut}", full)  # the whole stream is shorter
         return figures | {"full_bpp": bits / pixels, "psnr_full": full}
 
-    def _psnr(
-        self, networks: Any, stage: str, y: Field, tables: Tables, mu: Any, x: Tensor, missing: float
-    ) -> float:
+    def _psnr(self, networks: Any, stage: str, y: Field, tables: Tables, mu: Any, x: Tensor, missing: float) -> float:
         y_hat = tables.mean[y.nodes].astype(np.float32).reshape(mu.shape) / MEAN_UNIT + mu
         deviation = tables.deviation[y.nodes].astype(np.float32).reshape(mu.shape) / MEAN_UNIT
         device = x.device

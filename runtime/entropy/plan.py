@@ -29,9 +29,7 @@ class Field:
         symbols: int32 (n,), or None in a decoder: the true values, within the models' ranges.
     """
 
-    def __init__(
-        self, models: NDArray[np.integer], tables: Tables, symbols: NDArray[np.integer] | None = None
-    ) -> None:
+    def __init__(self, models: NDArray[np.integer], tables: Tables, symbols: NDArray[np.integer] | None = None) -> None:
         self.models, self.tables = models, tables
         self.nodes: NDArray[np.int32] = tables.root[models]
         self.symbols: NDArray[np.int32] | None = None

@@ -21,6 +21,8 @@ from runtime.errors import BundleError
 
 TOTAL_BITS = 24  # the frequencies of a row sum to 2^24
 MEAN_UNIT = 64  # means, deviations and mu are in units of 1/64 symbol
+MOST_TRITS = 6  # symbols up to 364: their means fit int16
+MOST_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class Tables:
     """See the module text. K inner nodes, N nodes in all, M models.
 
     Attributes:
-        trits: uint8 (M,); digits of each model's symbols, 0 where the symbol is always 0 and never sent.
+        trits: uint8 (M,); digits of each model's symbols, 0 where the symbol is always 0 and never sent; at most 6.
         root: int32 (M,); the node of a model before any digit.
         first_child: int32 (K,); child t of a node is `first_child + t`.
         frequencies: uint32 (K, 3); each at least 1, rows sum to 2^24.
         priority: int16 (K,); expected fall of squared error per bit, log2 in units of 1/64 octave.
-        mean: int16 (N,); conditional mean of the symbol, in 1/64.
+        mean: int16 (N,); conditional mean of the symbol, in 1/64; at leaves it rounds to the symbol.
         deviation: uint16 (N,); standard deviation left, in 1/64; 0 at leaves.
         sigma_thresholds: int32 (y_levels - 1,), rising; the level of a sigma code is how many thresholds it reaches.
     """
@@ -53,6 +55,9 @@ class Tables:
         Raises:
             BundleError: a table contradicts itself.
         """
+        for name in self.__dataclass_fields__:
+            dimensions = 2 if name == "frequencies" else 1
+            _require(getattr(self, name).ndim == dimensions, f"{name} must have {dimensions} dimensions")
         inner, nodes = len(self.first_child), len(self.mean)
         _require(self.frequencies.shape == (inner, 3), "frequencies must have one row of three per inner node")
         _require(self.priority.shape == (inner,), "priority must have one entry per inner node")
@@ -65,11 +70,22 @@ class Tables:
         _require(bool(((self.root >= 0) & (self.root < nodes)).all()), "a root is out of range")
         _require(bool((np.diff(self.sigma_thresholds) > 0).all()), "sigma thresholds do not rise")
         _require(self.y_levels <= len(self.trits), "fewer models than sigma levels")
-        node = self.root.copy()  # follow first children: a model must end at a leaf after exactly its trits
-        for depth in range(int(self.trits.max(initial=0)) + 1):
-            unfinished = self.trits > depth
-            _require(bool(((node < inner) == unfinished).all()), "a model's tree has the wrong depth")
-            node[unfinished] = self.first_child[node[unfinished]]
+        _require(self.y_levels <= MOST_LEVELS, f"more than {MOST_LEVELS} sigma levels")
+        _require(int(self.trits.max(initial=0)) <= MOST_TRITS, f"a model has more than {MOST_TRITS} trits")
+        self._check_trees(inner)
+
+    def _check_trees(self, inner: int) -> None:
+        """Walk every model's tree: all paths must end at a leaf after exactly the model's trits, with its symbol."""
+        node, left, symbol = self.root, self.trits.astype(np.int32), np.zeros(len(self.root), np.int32)
+        for _ in range(MOST_TRITS + 1):
+            leaf = left == 0
+            _require(bool(((node >= inner) == leaf).all()), "a model's tree has the wrong depth")
+            ends = node[leaf]
+            _require(bool((_symbol_of_mean(self.mean[ends]) == symbol[leaf]).all()), "a leaf's mean is not its symbol")
+            _require(not self.deviation[ends].any(), "a leaf's deviation is not 0")
+            node = (self.first_child[node[~leaf], None] + np.arange(3)).reshape(-1)
+            symbol = (3 * symbol[~leaf, None] + np.arange(-1, 2)).reshape(-1)
+            left = np.repeat(left[~leaf] - 1, 3)
 
     @property
     def y_levels(self) -> int:
@@ -113,11 +129,17 @@ class Tables:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in kinds}
-        except (OSError, ValueError, KeyError) as fault:
-            raise BundleError(f"tables: {fault}") from fault
+        except Exception as fault:  # what numpy, zipfile and zlib raise on garbage has no common base
+            raise BundleError(f"tables: not a readable table file: {fault!r}") from fault
         for name, kind in kinds.items():
             _require(arrays[name].dtype == kind, f"{name} must be {np.dtype(kind)}, not {arrays[name].dtype}")
         return cls(**{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def _symbol_of_mean(mean: NDArray[np.int16]) -> NDArray[np.int32]:
+    """int32: the integers nearest to *mean*, in 1/64; halves go up."""
+    symbols: NDArray[np.int32] = np.right_shift(mean.astype(np.int32) + MEAN_UNIT // 2, 6)
+    return symbols
 
 
 def _require(condition: bool, fault: str) -> None:

@@ -1,9 +1,9 @@
 """What a family supplies, and nothing else in the system may ask which family it is.
 
-    encoder:  Family.analyse(x) -> Latents, the truth filled in
-    decoder:  Family.begin(height, width) -> Latents, nothing known
-    both:     Latents.head(), Latents.body() -> Steps   (runtime.entropy.plan)
-    decoder:  Latents.reconstruct() -> Reconstruction: tensors, and the free graphs to run on them
+encoder:  Family.analyse(x) -> Latents, the truth filled in
+decoder:  Family.begin(height, width) -> Latents, nothing known
+both:     Latents.head(), Latents.body() -> Steps   (runtime.entropy.plan)
+decoder:  Latents.reconstruct() -> Reconstruction: tensors, and the free graphs to run on them
 """
 
 from __future__ import annotations
