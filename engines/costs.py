@@ -1,7 +1,8 @@
 """Measured costs of stages: what a scheduler may assume of the next run.
 
 A cost is kept per stage and picture size as its most recent durations; an estimate is their maximum, so that about one
-run in a hundred takes longer. Sizes never seen are scaled by pixels from the nearest size that was.
+run in a hundred takes longer. Sizes never seen are scaled by pixels from the nearest size that was. What an earlier
+process saved counts until this one has measured enough itself: the machine may have been busier then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import deque
 from pathlib import Path
 
 _KEPT = 100
+_ENOUGH = 4  # own measurements that outweigh saved ones
 
 
 def cache_folder() -> Path:
@@ -29,6 +31,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._recent: dict[str, dict[int, deque[float]]] = {}
+        self._saved: dict[str, dict[int, float]] = {}
 
     def record(self, stage: str, pixels: int, seconds: float) -> None:
         """Note that *stage* took *seconds* on a picture of *pixels*."""
@@ -36,34 +39,41 @@ class Costs:
 
     def estimate_s(self, stage: str, pixels: int) -> float:
         """Return what *stage* may take on a picture of *pixels*; 0.0 if it was never measured on any."""
-        sizes = self._recent.get(stage)
+        recent, saved = self._recent.get(stage, {}), self._saved.get(stage, {})
+        sizes = recent.keys() | saved.keys()
         if not sizes:
             return 0.0
         nearest = min(sizes, key=lambda size: (abs(size - pixels), size))
-        return max(sizes[nearest]) * max(1.0, pixels / nearest)
+        measured = recent.get(nearest, ())
+        known = max(measured, default=0.0)
+        if len(measured) < _ENOUGH:
+            known = max(known, saved.get(nearest, 0.0))
+        return known * max(1.0, pixels / nearest)
 
     def knows(self, stage: str, pixels: int) -> bool:
         """True if *stage* was measured on pictures of exactly *pixels*."""
         return pixels in self._recent.get(stage, {})
 
     def load(self, path: Path) -> None:
-        """Add what was saved at *path*; a file that is missing or unreadable is nothing worse than no experience."""
+        """Take what was saved at *path*; a file that is missing or unreadable is nothing worse than no experience."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            for stage, sizes in content.items():
-                for pixels, durations in sizes.items():
-                    for seconds in durations:
-                        if int(pixels) < 1 or not 0.0 <= float(seconds) < math.inf:
-                            raise ValueError(f"{stage}: {seconds} s on {pixels} pixels")
-                        self.record(str(stage), int(pixels), float(seconds))
+            self._saved = {
+                str(stage): {int(pixels): float(seconds) for pixels, seconds in sizes.items()}
+                for stage, sizes in content.items()
+            }
         except (OSError, ValueError, AttributeError, TypeError):
-            self._recent.clear()
+            self._saved = {}
 
     def save(self, path: Path) -> None:
-        """Write all costs to *path*, whole or not at all; a cache that cannot be written is left alone."""
+        """Write the estimates to *path*, whole or not at all; a cache that cannot be written is left alone."""
+        stages = self._recent.keys() | self._saved.keys()
         content = {
-            stage: {str(pixels): [round(s, 7) for s in recent] for pixels, recent in sizes.items()}
-            for stage, sizes in self._recent.items()
+            stage: {
+                str(pixels): round(self.estimate_s(stage, pixels), 7)
+                for pixels in sorted(self._recent.get(stage, {}).keys() | self._saved.get(stage, {}).keys())
+            }
+            for stage in sorted(stages)
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

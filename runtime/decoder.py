@@ -75,6 +75,7 @@ class Decoder:
         self._late = False  # the deadline ended entropy decoding
         self._last_preview: Image | None = None
         self._latents: Latents | None = None
+        self._aim = "g_s"
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -194,6 +195,9 @@ class Decoder:
             self._step = next(self._plan, None)
         self._latents = latents
         self._finished = self._step is None
+        # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
+        fits = self._deadline is None or self._deadline.left_s() > self._reserve_s()
+        self._aim = "g_s" if fits else "preview"
 
     def _decode(self) -> None:
         """Decode until bytes, plan or time end."""
@@ -253,8 +257,8 @@ class Decoder:
         return self._deadline.left_s() > sum(self._cost_s(role) for role in [*roles, "finish"]) + _SAFETY_S
 
     def _reserve_s(self) -> float:
-        """Return what must be kept for the cheapest full-size picture."""
-        return sum(self._cost_s(stage) for stage in ("reconstruct", "g_s", "finish")) + _SAFETY_S
+        """Return what must be kept for the cheapest picture of the kind aimed at."""
+        return sum(self._cost_s(stage) for stage in ("reconstruct", self._aim, "finish")) + _SAFETY_S
 
     def _slice_s(self) -> float:
         """Return what the next slice, or the start of the next step, may take."""

@@ -89,7 +89,7 @@ class Patches:
 
     def _make(self) -> Tensor:
         batch = torch.stack([self._one() for _ in range(self._batch)])
-        return batch.float().div_(255.0).contiguous(memory_format=torch.channels_last)
+        return batch.div_(255.0).contiguous(memory_format=torch.channels_last)
 
     def _one(self) -> Tensor:
         draw = self._random
@@ -100,12 +100,14 @@ class Patches:
         top, left = draw.randint(0, height - side), draw.randint(0, width - side)
         crop = picture[:, top : top + side, left : left + side]
         if side != self._patch:
+            if crop.is_cuda:
+                crop = crop.float()  # only the CPU interpolates bytes
             crop = F.interpolate(crop[None], (self._patch, self._patch), mode="bilinear", antialias=True)[0]
         if draw.random() < 0.5:
             crop = crop.flip(2)
         if draw.random() < 0.5:
             crop = crop.transpose(1, 2)
-        return crop.contiguous()
+        return crop.contiguous().float()
 
 
 def cropped(picture: Tensor, stride: int) -> Tensor:
