@@ -65,7 +65,7 @@ def read_image(path: Path, limits: Limits = Limits()) -> Image:
     """Read the picture file at *path*, its EXIF orientation applied; of several pictures in it, the first.
 
     Returns:
-        uint8 (H, W, 3) RGB, or (H, W) if the file is grey. Palettes without transparency become RGB, 1 bit becomes grey.
+        uint8 (H, W, 3) RGB, or (H, W) if the file is grey. Palettes without transparency become RGB, 1 bit grey.
 
     Raises:
         PictureError: not a picture, truncated, or with alpha, more than 8 bits, or other colours than RGB.
@@ -83,6 +83,7 @@ def read_image(path: Path, limits: Limits = Limits()) -> Image:
     with _translated(path), PIL.Image.open(io.BytesIO(content), formats=READ_FORMATS) as picture:
         _check_size(path, picture.size, limits)
         _check_kind(path, picture)
+        _verify(content, picture)
         picture.load()
         upright = PIL.ImageOps.exif_transpose(picture)
         return np.array(upright.convert(_MODES[picture.mode]), np.uint8)
@@ -158,6 +159,15 @@ def _check_kind(path: Path, picture: PIL.Image.Image) -> None:
         raise PictureError(f"{path}: only pictures of 8 bits per channel are supported; this one has more")
     if picture.mode not in _MODES:
         raise PictureError(f"{path}: colours must be RGB or grey, not {picture.mode}")
+
+
+def _verify(content: bytes, picture: PIL.Image.Image) -> None:
+    """Check the checksums of a PNG file and that it has its end; loading would stop at the last pixel."""
+    import PIL.Image
+
+    if picture.format == "PNG":
+        with PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as unread:
+            unread.verify()
 
 
 def _has_deep_samples(picture: PIL.Image.Image) -> bool:

@@ -133,7 +133,7 @@ class Tables:
             raise BundleError(f"tables: not a readable table file: {fault!r}") from fault
         for name, kind in kinds.items():
             _require(arrays[name].dtype == kind, f"{name} must be {np.dtype(kind)}, not {arrays[name].dtype}")
-        return cls(**{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        return cls(**{name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
 def _symbol_of_mean(mean: NDArray[np.int16]) -> NDArray[np.int32]:

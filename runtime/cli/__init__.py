@@ -1,0 +1,1 @@
+"""The command line `cutoff`: a thin shell over the public functions, one file per verb."""

@@ -1,0 +1,51 @@
+"""What the verbs print: results on stdout, notes on stderr, times by stage."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def print_object(result: Mapping[str, Any]) -> None:
+    """Print *result* as one JSON object on one line."""
+    print(json.dumps(_rounded(result), allow_nan=False))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print *rows* below *header* in columns; the first column is text, the others are aligned to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    for row in (header, *rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+def note(text: str) -> None:
+    """Print a remark."""
+    print(f"cutoff: {text}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"cutoff: warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def timed(stages_ms: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the milliseconds that the block takes as *stage*."""
+    started = time.perf_counter()
+    yield
+    stages_ms[stage] = 1000 * (time.perf_counter() - started)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,116 @@
+"""The command `cutoff`: find the verb, parse, call, and turn errors into one line and an exit status.
+
+Results go to stdout, notes and errors to stderr. Exit status: 0, 1 for bad data, 2 for a wrong call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import NoReturn
+
+from runtime.cli import bench, bundles, decode, demo, encode, inspect, selfcheck, trim
+from runtime.errors import CutoffError, MissingExtra, UsageError
+
+_INTERRUPTED = 130  # as shells report it
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: its line in the help, what it adds to its parser, and what it does."""
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    try:
+        from runtime.evaluate import command
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(f"`cutoff eval` needs {fault.name}: pip install 'cutoff[eval]'") from fault
+    command.add_arguments(parser)
+
+
+def _run_eval(arguments: argparse.Namespace) -> int:
+    from runtime.evaluate import command
+
+    return command.run(arguments)
+
+
+VERBS = {
+    "encode": Verb("encode a picture file into a stream", encode.add_arguments, encode.run),
+    "decode": Verb("decode a stream, or a prefix of it, into a picture file", decode.add_arguments, decode.run),
+    "trim": Verb("make a smaller stream of a stream, without decoding", trim.add_arguments, trim.run),
+    "inspect": Verb("print a stream's header and slices, without decoding", inspect.add_arguments, inspect.run),
+    "bundles": Verb("list the bundles that come with this installation", bundles.add_arguments, bundles.run),
+    "bench": Verb("measure entropy coding, networks and memory on this machine", bench.add_arguments, bench.run),
+    "selfcheck": Verb("check bundles, graphs and coder on this machine", selfcheck.add_arguments, selfcheck.run),
+    "demo": Verb("encode pictures, cut the streams, and show what comes of them", demo.add_arguments, demo.run),
+    "eval": Verb("evaluate bundles over folders of pictures", _add_eval_arguments, _run_eval),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (default: the process's own) and return its exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = _parser(words).parse_args(words)
+        status = VERBS[arguments.verb].run(arguments)
+        sys.stdout.flush()
+        return status
+    except CutoffError as fault:
+        if "--traceback" in words:
+            traceback.print_exc()
+        print(f"cutoff: error: {' '.join(str(fault).split())}", file=sys.stderr)
+        return fault.exit_status
+    except KeyboardInterrupt:
+        print("cutoff: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # nobody reads stdout any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of all verbs; only the verb that *words* name gets its arguments, as that may need imports."""
+    parser = _Parser(
+        prog="cutoff",
+        description="Learned progressive image compression: encode once, cut anywhere, decode what arrived.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cutoff {_version()}")
+    _add_traceback(parser)
+    choices = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    named = next((word for word in words if not word.startswith("-")), None)
+    for name, verb in VERBS.items():
+        sub = choices.add_parser(name, help=verb.summary, description=verb.summary, allow_abbrev=False)
+        if name == named:
+            _add_traceback(sub)
+            verb.add_arguments(sub)
+    return parser
+
+
+def _add_traceback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--traceback", action="store_true", default=argparse.SUPPRESS, help="show where an error came from"
+    )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("cutoff")
+    except metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"

@@ -1,0 +1,72 @@
+"""Options that several verbs share, and the types of their values."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.open import BACKENDS, available_cores
+
+DEFAULT_BUNDLE = "dpict-edge"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add --engine and --threads."""
+    parser.add_argument("--engine", choices=BACKENDS, default="auto", help="back end of the networks (default: auto)")
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help=f"CPU threads of a network's run (default: all cores, here {available_cores()})",
+    )
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """Add --bundle with its default."""
+    parser.add_argument(
+        "--bundle",
+        default=DEFAULT_BUNDLE,
+        metavar="NAME",
+        help=f"a bundle that comes with cutoff, or a bundle's folder (default: {DEFAULT_BUNDLE})",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, metavar: str) -> None:
+    """Add -o."""
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar=metavar, help="the file to write")
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return number
+
+
+def byte_count(text: str) -> int:
+    """Read a whole number of bytes, at least 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be a whole number of bytes, not {text!r}")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return number
+
+
+def positive_numbers(text: str) -> tuple[float, ...]:
+    """Read numbers above 0, separated by commas."""
+    return tuple(positive_number(part) for part in text.split(","))
