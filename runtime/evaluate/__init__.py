@@ -1,0 +1,1 @@
+"""Reports on bundles and peers over folders of pictures; `command` is their command line."""
