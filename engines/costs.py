@@ -2,13 +2,13 @@
 
 A cost is kept per stage and picture size as its most recent durations; an estimate is their maximum, so that about one
 run in a hundred takes longer. Sizes never seen are scaled by pixels from the nearest size that was. What an earlier
-process saved counts until this one has measured enough itself: the machine may have been busier then.
+process saved counts until this one has measured enough itself: the machine may have been busier then. A first
+measurement counts only until there is a second: first runs allocate.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections import deque
@@ -32,10 +32,17 @@ class Costs:
     def __init__(self) -> None:
         self._recent: dict[str, dict[int, deque[float]]] = {}
         self._saved: dict[str, dict[int, float]] = {}
+        self._provisional: set[tuple[str, int]] = set()  # measured once so far
 
     def record(self, stage: str, pixels: int, seconds: float) -> None:
         """Note that *stage* took *seconds* on a picture of *pixels*."""
-        self._recent.setdefault(stage, {}).setdefault(pixels, deque(maxlen=_KEPT)).append(seconds)
+        durations = self._recent.setdefault(stage, {}).setdefault(pixels, deque(maxlen=_KEPT))
+        if (stage, pixels) in self._provisional:
+            self._provisional.remove((stage, pixels))
+            durations.clear()
+        elif not durations:
+            self._provisional.add((stage, pixels))
+        durations.append(seconds)
 
     def estimate_s(self, stage: str, pixels: int) -> float:
         """Return what *stage* may take on a picture of *pixels*; 0.0 if it was never measured on any."""
