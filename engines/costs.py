@@ -9,6 +9,7 @@ measurement counts only until there is a second: first runs allocate.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections import deque
@@ -69,7 +70,10 @@ class Costs:
                 str(stage): {int(pixels): float(seconds) for pixels, seconds in sizes.items()}
                 for stage, sizes in content.items()
             }
-        except (OSError, ValueError, AttributeError, TypeError):
+            costs = [cost for sizes in self._saved.values() for cost in sizes.items()]
+            if not all(pixels > 0 and 0.0 <= seconds < math.inf for pixels, seconds in costs):
+                raise ValueError(f"{path}: no durations")
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError):
             self._saved = {}
 
     def save(self, path: Path) -> None:

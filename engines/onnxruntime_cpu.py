@@ -60,7 +60,8 @@ class OnnxRuntimeCpu:
             raise EngineError(f"graph {self._spec.role!r} takes {len(self._spec.inputs)} inputs, not {len(inputs)}")
         for name, value in zip(self._spec.inputs, inputs, strict=True):
             if value.dtype != np.float32 or value.ndim != 4:
-                raise EngineError(f"graph {self._spec.role!r}: {name} must be float32 (B, C, H, W), not {value.dtype}")
+                found = f"{value.dtype} {value.shape}"
+                raise EngineError(f"graph {self._spec.role!r}: {name} must be float32 (B, C, H, W), not {found}")
         try:
             outputs: Sequence[Tensor] = self._session.run(None, dict(zip(self._spec.inputs, inputs, strict=True)))
         except Exception as fault:  # as above

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from engines.bundle import Bundle, GraphSpec
-from engines.engine import Engine
+from engines.engine import Engine, Tensor
 from engines.errors import BundleError, EngineError, UsageError
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 
@@ -44,21 +44,35 @@ def check_known_answers(bundle: Bundle, spec: GraphSpec, engine: Engine) -> floa
 
     Raises:
         EngineError: an exact graph's output differs from its known answer in any bit.
-        BundleError: the graph has no known answers.
+        BundleError: the graph has no known answers, or they cannot be read.
     """
-    if spec.known_answers is None:
-        raise BundleError(f"bundle {bundle.name}: graph {spec.role!r} has no known answers")
     worst = 0.0
-    with np.load(io.BytesIO(bundle.read(spec.known_answers)), allow_pickle=False) as answers:
-        for case in range(int(answers["cases"])):
-            inputs = [answers[f"{case}.{name}"].astype(np.float32) for name in spec.inputs]
-            for name, output in zip(spec.outputs, engine.run(*inputs), strict=True):
-                expected = answers[f"{case}.{name}"].astype(np.float32)
-                difference = float(np.abs(output - expected).max()) if output.shape == expected.shape else np.inf
-                worst = max(worst, difference)
+    for case in _known_answers(bundle, spec):
+        for name, output in zip(spec.outputs, engine.run(*(case[name] for name in spec.inputs)), strict=True):
+            same_shape = output.shape == case[name].shape
+            difference = float(np.abs(output - case[name]).max()) if same_shape else np.inf
+            worst = max(worst, np.inf if np.isnan(difference) else difference)
     if spec.exact and worst != 0.0:
         raise EngineError(
             f"graph {spec.role!r} of bundle {bundle.name} gives other bits on {engine.backend} than its known answers "
             f"(largest difference {worst:g}); streams would not decode"
         )
     return worst
+
+
+def _known_answers(bundle: Bundle, spec: GraphSpec) -> list[dict[str, Tensor]]:
+    """Return the inputs and outputs of every known answer by tensor name."""
+    if spec.known_answers is None:
+        raise BundleError(f"bundle {bundle.name}: graph {spec.role!r} has no known answers")
+    try:
+        with np.load(io.BytesIO(bundle.read(spec.known_answers)), allow_pickle=False) as file:
+            names = (*spec.inputs, *spec.outputs)
+            cases = [
+                {name: file[f"{case}.{name}"].astype(np.float32) for name in names}
+                for case in range(int(file["cases"]))
+            ]
+    except Exception as fault:  # what numpy, zipfile and zlib raise on garbage has no common base
+        raise BundleError(f"bundle {bundle.name}: {spec.known_answers} cannot be read: {fault!r}") from fault
+    if not cases:
+        raise BundleError(f"bundle {bundle.name}: {spec.known_answers} holds no known answers")
+    return cases

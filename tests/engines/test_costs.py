@@ -1,0 +1,142 @@
+"""Measured costs: what may be assumed of the next run, and what survives on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engines.costs import Costs, cache_folder
+
+
+def recorded(*seconds: float, stage: str = "g_s", pixels: int = 1000) -> Costs:
+    costs = Costs()
+    for one in seconds:
+        costs.record(stage, pixels, one)
+    return costs
+
+
+def test_unknown_stage_costs_nothing() -> None:
+    """Without experience there is no estimate, for no size."""
+    assert Costs().estimate_s("g_s", 1000) == 0.0
+    assert not Costs().knows("g_s", 1000)
+    assert recorded(0.1).estimate_s("g_a", 1000) == 0.0
+
+
+def test_estimate_is_the_slowest_recent_run() -> None:
+    """Costs are what a run may take, not what it takes on average."""
+    costs = recorded(0.2, 0.2, 0.5, 0.1)
+    assert costs.estimate_s("g_s", 1000) == 0.5
+    assert costs.knows("g_s", 1000) and not costs.knows("g_s", 999)
+
+
+def test_slow_run_is_forgotten_after_a_hundred_others() -> None:
+    """Experience is recent."""
+    costs = recorded(0.1, 0.1, 9.0, *[0.1] * 99)
+    assert costs.estimate_s("g_s", 1000) == 9.0
+    costs.record("g_s", 1000, 0.1)
+    assert costs.estimate_s("g_s", 1000) == 0.1
+
+
+def test_larger_picture_costs_more_in_proportion() -> None:
+    """A size never seen is scaled up from the nearest; it is never assumed to be cheaper."""
+    costs = recorded(0.1, 0.1)
+    assert costs.estimate_s("g_s", 3000) == pytest.approx(0.3)
+    assert costs.estimate_s("g_s", 10) == 0.1
+
+
+def test_nearest_size_answers() -> None:
+    """Of two known sizes the nearer one is taken, the smaller one when both are as near."""
+    costs = recorded(0.1, 0.1)
+    for _ in range(2):
+        costs.record("g_s", 2000, 0.9)
+    assert costs.estimate_s("g_s", 1200) == pytest.approx(0.12)
+    assert costs.estimate_s("g_s", 1800) == 0.9
+    assert costs.estimate_s("g_s", 1500) == pytest.approx(0.15)
+
+
+def test_costs_survive_on_disk(tmp_path: Path) -> None:
+    """What one process measured the next may assume, for all stages and sizes."""
+    costs = recorded(0.25, 0.25, 0.5)
+    costs.record("g_a", 50, 0.125)
+    file = tmp_path / "deep" / "er" / "costs.json"
+    costs.save(file)
+    other = Costs()
+    other.load(file)
+    for stage, pixels in (("g_s", 1000), ("g_s", 4000), ("g_a", 50), ("h_a", 50)):
+        assert other.estimate_s(stage, pixels) == costs.estimate_s(stage, pixels)
+    assert [path.name for path in file.parent.iterdir()] == ["costs.json"]
+
+
+def test_own_measurements_outweigh_saved_ones_in_the_end(tmp_path: Path) -> None:
+    """A machine that became faster is believed after a while."""
+    recorded(5.0, 5.0).save(tmp_path / "costs.json")
+    costs = Costs()
+    costs.load(tmp_path / "costs.json")
+    assert costs.estimate_s("g_s", 1000) == 5.0
+    for _ in range(20):
+        costs.record("g_s", 1000, 0.1)
+    assert costs.estimate_s("g_s", 1000) == 0.1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"7",
+        b'{"g_s": 7}',
+        b'{"g_s": {"x": 0.5}}',
+        b'{"g_s": {"1000": "fast"}}',
+        b'{"g_s": {"1000": null}}',
+        b'{"g_s": {"0": 0.5}}',
+        b'{"g_s": {"-5": 0.5}}',
+        b'{"g_s": {"1000": -0.5}}',
+        b'{"g_s": {"1000": NaN}}',
+        b'{"g_s": {"1000": Infinity}}',
+        b'{"g_s": {"1000": 1' + b"0" * 400 + b"}}",
+    ],
+)
+def test_damaged_file_is_no_experience(tmp_path: Path, content: bytes) -> None:
+    """A cache may hold anything; it never breaks a decoder."""
+    (tmp_path / "costs.json").write_bytes(content)
+    costs = Costs()
+    costs.load(tmp_path / "costs.json")
+    assert costs.estimate_s("g_s", 1000) == 0.0
+
+
+def test_missing_file_is_no_experience(tmp_path: Path) -> None:
+    """The first process on a machine knows nothing."""
+    costs = Costs()
+    costs.load(tmp_path / "absent.json")
+    assert costs.estimate_s("g_s", 1000) == 0.0
+
+
+def test_cache_that_cannot_be_written_is_left_alone(tmp_path: Path) -> None:
+    """Saving is a courtesy: a folder that cannot be made is no error."""
+    (tmp_path / "file").write_text("in the way")
+    recorded(0.1).save(tmp_path / "file" / "costs.json")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_saving_replaces_the_file_as_a_whole(tmp_path: Path) -> None:
+    """The file is JSON after every save."""
+    for seconds in (0.1, 0.2):
+        recorded(seconds, seconds).save(tmp_path / "costs.json")
+        assert "g_s" in json.loads((tmp_path / "costs.json").read_text())
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUTOFF_CACHE first, then the user's cache folder."""
+    monkeypatch.setenv("CUTOFF_CACHE", "/somewhere/own")
+    assert cache_folder() == Path("/somewhere/own")
+    monkeypatch.delenv("CUTOFF_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/cutoff")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_folder() == Path("/home/someone/.cache/cutoff")

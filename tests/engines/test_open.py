@@ -1,0 +1,209 @@
+"""Opening engines: every back end does the same, wrong inputs are refused, and exact graphs prove themselves."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engines.bundle import Bundle
+from engines.engine import Engine
+from engines.errors import BundleError, EngineError, UsageError
+from engines.open import BACKENDS, available_cores, check_known_answers, open_engine
+
+TINY = Path(__file__).parents[1] / "golden" / "tiny"
+Z = np.arange(-4, 4, dtype=np.float32).reshape(1, 2, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """The tiny bundle."""
+    return Bundle.open(TINY)
+
+
+@pytest.fixture(params=BACKENDS)
+def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Engine:
+    """The exact graph on every back end in turn."""
+    return open_engine(bundle, "h_s", request.param, threads=1)
+
+
+def changed(bundle: Bundle, path: str, content: bytes) -> Bundle:
+    """Return *bundle* with another content of one file, as if it had been verified."""
+    return replace(bundle, _files=dict(bundle._files) | {path: content})
+
+
+def answers_of(bundle: Bundle, path: str) -> dict[str, NDArray[np.generic]]:
+    with np.load(io.BytesIO(bundle.read(path)), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def npz(arrays: dict[str, NDArray[np.generic]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+# The contract of an engine.
+
+
+def test_engine_gives_its_outputs_in_order(engine: Engine) -> None:
+    """h_s gives mu and sigma_code, float32, one per latent, in the order of the manifest."""
+    mu, codes = engine.run(Z)
+    assert mu.shape == codes.shape == (1, 8, 8, 8)
+    assert mu.dtype == codes.dtype == np.float32
+    assert codes.min() >= 0 and codes.max() <= 1023 and mu.min() < 0
+
+
+def test_same_input_gives_the_same_output_again(engine: Engine) -> None:
+    """A run leaves nothing behind, and does not touch its input."""
+    given = Z.copy()
+    first = engine.run(given)
+    engine.run(Z[:, :, :1, :1].copy())
+    for one, other in zip(first, engine.run(given), strict=True):
+        assert (one == other).all()
+    assert (given == Z).all()
+
+
+def test_any_size_runs(engine: Engine) -> None:
+    """Height and width are free."""
+    for height, width in ((1, 1), (1, 7), (5, 3)):
+        mu, _ = engine.run(np.zeros((1, 2, height, width), np.float32))
+        assert mu.shape == (1, 8, 4 * height, 4 * width)
+
+
+def test_every_place_is_computed_alike(engine: Engine) -> None:
+    """A graph of 1x1 layers gives the same numbers wherever its input stands."""
+    mu, codes = engine.run(np.tile(Z[:, :, :1, :1], (1, 1, 6, 9)))
+    for output in (mu, codes):
+        blocks = output.reshape(8, 6, 4, 9, 4).transpose(1, 3, 0, 2, 4).reshape(54, -1)
+        assert (blocks == blocks[0]).all()
+
+
+@pytest.mark.parametrize("inputs", [(), (Z, Z)])
+def test_wrong_number_of_inputs_is_refused(engine: Engine, inputs: tuple[NDArray[np.float32], ...]) -> None:
+    """The error names graph and numbers."""
+    with pytest.raises(EngineError, match=f"graph 'h_s' takes 1 inputs, not {len(inputs)}"):
+        engine.run(*inputs)
+
+
+@pytest.mark.parametrize("value", [Z.astype(np.float64), Z.astype(np.int32), Z[0], Z[None]])
+def test_wrong_type_or_dimensions_are_refused(engine: Engine, value: NDArray[np.float32]) -> None:
+    """Nothing is converted."""
+    with pytest.raises(EngineError, match=r"z_hat must be float32 \(B, C, H, W\), not \w+ \("):
+        engine.run(value)
+
+
+def test_wrong_channels_are_refused(engine: Engine) -> None:
+    """What the device says becomes one of our errors, with the graph's name."""
+    with pytest.raises(EngineError, match="graph 'h_s' failed"):
+        engine.run(np.zeros((1, 3, 2, 2), np.float32))
+
+
+def test_engine_is_named_and_can_be_closed(engine: Engine) -> None:
+    """Reports and caches name the back end."""
+    assert engine.backend == "onnxruntime-cpu"
+    engine.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, None])
+def test_exact_graph_gives_the_same_bits_with_any_number_of_threads(bundle: Bundle, threads: int | None) -> None:
+    """The integers of an exact graph do not depend on how the work is divided."""
+    z = np.random.default_rng(0).integers(-13, 14, (1, 2, 40, 50)).astype(np.float32)
+    one, other = open_engine(bundle, "h_s", threads=1).run(z), open_engine(bundle, "h_s", threads=threads).run(z)
+    for a, b in zip(one, other, strict=True):
+        assert (a == b).all() and (a == np.rint(a)).all()
+
+
+# Opening.
+
+
+def test_unknown_back_end_is_refused(bundle: Bundle) -> None:
+    """The error lists the back ends."""
+    with pytest.raises(UsageError, match="engine 'abacus' is unknown; there are auto, "):
+        open_engine(bundle, "h_s", "abacus")
+
+
+def test_unknown_role_is_refused(bundle: Bundle) -> None:
+    """The error lists the bundle's graphs."""
+    with pytest.raises(
+        BundleError, match=r"bundle tiny has no graph 'crr'; it has g_a, g_s, h_a, h_s, post_low, preview"
+    ):
+        open_engine(bundle, "crr")
+
+
+def test_graph_that_is_no_graph_is_refused(bundle: Bundle) -> None:
+    """What the parser says becomes one of our errors, with the graph's name."""
+    with pytest.raises(EngineError, match="graph 'g_a' cannot be opened"):
+        open_engine(changed(bundle, "graphs/g_a.onnx", b"nonsense"), "g_a")
+
+
+def test_graph_with_other_tensors_than_the_manifest_says_is_refused(bundle: Bundle) -> None:
+    """Inputs and outputs are those that the codec will use."""
+    with pytest.raises(EngineError, match="graph 'g_a' has inputs and outputs"):
+        open_engine(changed(bundle, "graphs/g_a.onnx", bundle.read("graphs/h_a.onnx")), "g_a")
+
+
+def test_exact_graph_with_other_bits_than_its_known_answers_is_refused(bundle: Bundle) -> None:
+    """One unit of difference in one number is enough; the error says by how much."""
+    answers = answers_of(bundle, "kat/h_s.npz")
+    answers["0.mu"] = answers["0.mu"].copy()
+    answers["0.mu"][0, 3, 2, 1] += 1
+    wrong = changed(bundle, "kat/h_s.npz", npz(answers))
+    with pytest.raises(EngineError, match=r"gives other bits on onnxruntime-cpu .* \(largest difference 1\)"):
+        open_engine(wrong, "h_s")
+
+
+def test_exact_graph_with_answers_of_another_size_is_refused(bundle: Bundle) -> None:
+    """An answer that cannot be compared proves nothing."""
+    answers = answers_of(bundle, "kat/h_s.npz")
+    answers["0.mu"] = answers["0.mu"][:, :, :-1]
+    with pytest.raises(EngineError, match="largest difference inf"):
+        open_engine(changed(bundle, "kat/h_s.npz", npz(answers)), "h_s")
+
+
+def test_answers_that_are_no_numbers_are_refused(bundle: Bundle) -> None:
+    """A comparison with NaN is not a match."""
+    answers = answers_of(bundle, "kat/h_s.npz")
+    answers["0.mu"] = np.full(answers["0.mu"].shape, np.nan, np.float32)
+    with pytest.raises(EngineError, match="largest difference inf"):
+        open_engine(changed(bundle, "kat/h_s.npz", npz(answers)), "h_s")
+
+
+@pytest.mark.parametrize("fault", ["garbage", "empty", "no-cases", "no-count", "missing-output"])
+def test_known_answers_that_cannot_be_read_are_refused(bundle: Bundle, fault: str) -> None:
+    """Answers are read like any other file of a bundle: with one error that names it."""
+    answers = answers_of(bundle, "kat/h_s.npz")
+    content = {
+        "garbage": b"PK\x03\x04nonsense",
+        "empty": b"",
+        "no-cases": npz(answers | {"cases": np.int32(0)}),  # type: ignore[dict-item]
+        "no-count": npz({name: value for name, value in answers.items() if name != "cases"}),
+        "missing-output": npz({name: value for name, value in answers.items() if name != "0.mu"}),
+    }[fault]
+    with pytest.raises(BundleError, match=r"kat/h_s\.npz"):
+        open_engine(changed(bundle, "kat/h_s.npz", content), "h_s")
+
+
+def test_exact_graph_without_known_answers_is_refused(bundle: Bundle) -> None:
+    """What cannot be proved is not used."""
+    graphs = dict(bundle.graphs) | {"h_s": replace(bundle.graphs["h_s"], known_answers=None)}
+    with pytest.raises(BundleError, match="graph 'h_s' has no known answers"):
+        open_engine(replace(bundle, graphs=graphs), "h_s")
+
+
+@pytest.mark.parametrize("name", ["tiny", "dpict-edge"])
+def test_every_graph_gives_its_known_answers(name: str) -> None:
+    """Exact graphs to the bit, free graphs to rounding."""
+    bundle = Bundle.open(TINY if name == "tiny" else name)
+    for role, graph in bundle.graphs.items():
+        difference = check_known_answers(bundle, graph, open_engine(bundle, role, threads=1))
+        assert difference == 0.0 if graph.exact else difference < 0.1
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    """At least one, and no more than there are."""
+    assert 1 <= available_cores() <= 4096

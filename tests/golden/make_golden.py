@@ -1,0 +1,213 @@
+"""Make the golden files anew: a tiny bundle, streams, and what a decoder must find in them.
+
+    PYTHONPATH=. python tests/golden/make_golden.py [FOLDER]
+
+Symbols, and with them streams, follow from integer tables and an exact graph; fractions occur only in the encoder's
+free graphs. The files are part of the format's definition: review every difference, and change FORMAT.md with them.
+
+    tiny/       the bundle, see tiny_bundle.py
+    valid/      streams, and expected.json: header fields, symbols by hash, and how many trits some prefixes determine
+    damaged/    streams with a fault in the body, and expected.json: how many body bytes come before it
+    invalid/    streams that must be refused, and expected.json: by which error
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import Codec, trim
+from runtime.entropy.tables import Tables
+from runtime.families.dpict import DpictLatents
+from runtime.stream import HEADER_BYTES, StreamParser
+
+HERE = Path(__file__).parent
+
+
+def made_image(height: int, width: int, *, grey: bool, busy: int) -> NDArray[np.uint8]:
+    """Return a picture of ramps and some *busy* texture; integers only."""
+    row, column = np.mgrid[:height, :width]
+    planes = [
+        (3 * row + 2 * column + 40 * tone + busy * (row // 5 * 7 + column // 6 * 11 + row * column // 97)) % 256
+        for tone in range(1 if grey else 3)
+    ]
+    return (planes[0] if grey else np.stack(planes, axis=2)).astype(np.uint8)
+
+
+def symbols_hash(symbols: NDArray[np.integer]) -> str:
+    """Return the SHA-256 of *symbols* as little-endian int16."""
+    return hashlib.sha256(symbols.astype("<i2").tobytes()).hexdigest()
+
+
+def valid_streams(codec: Codec) -> dict[str, bytes]:
+    """Return streams by name."""
+    rgb_encoding = codec.encode(made_image(70, 150, grey=False, busy=1))
+    rgb, shortest = rgb_encoding.stream, int(rgb_encoding.value.offsets[0])
+    frames = codec.encode(made_image(512, 768, grey=False, busy=1)).stream
+    return {
+        "example": codec.encode(made_image(20, 33, grey=True, busy=1)).stream,
+        "rgb": rgb,
+        "one-pixel": codec.encode(np.array([[200]], np.uint8)).stream,
+        "no-body": codec.encode(np.full((5, 7, 3), 128, np.uint8)).stream,
+        "frames": frames,
+        "trimmed": trim(frames, 2500),
+        "trimmed-twice": trim(trim(frames, 2500), 1999),
+        "trimmed-inside-word": trim(rgb, shortest + 13),
+        "trimmed-to-head-segment": trim(rgb, shortest),
+    }
+
+
+def expected_of(codec: Codec, stream: bytes) -> dict[str, Any]:
+    """Return what a decoder finds in *stream*."""
+    decoder = codec.decoder()
+    decoder.feed(stream)
+    picture = decoder.finish()
+    header, latents = decoder._parser.header, decoder._latents
+    assert header is not None and isinstance(latents, DpictLatents) and latents.y is not None
+    cuts = sorted({header.body_start + size for size in (0, 1, 7, 8, 9, 16, 50, 333, 2048, 2049, 2100)})
+    return {
+        "exact_id": header.exact_id.hex(),
+        "width": header.width,
+        "height": header.height,
+        "grey": header.grey,
+        "trimmed": header.trimmed,
+        "head_bytes": header.head_bytes,
+        "body_bytes": header.body_bytes,
+        "complete": picture.complete,
+        "z_symbols_sha256": symbols_hash(latents.z.known_symbols()),
+        "y_nodes_sha256": symbols_hash(latents.y.nodes),
+        "y_symbols_sha256": symbols_hash(latents.y.known_symbols()) if picture.complete else None,
+        "trits_by_cut": {str(cut): trits_known(codec, stream[:cut]) for cut in cuts if cut <= len(stream)},
+    }
+
+
+def trits_known(codec: Codec, prefix: bytes) -> int:
+    """Return how many trits of the body *prefix* determines."""
+    decoder = codec.decoder()
+    decoder.feed(prefix)
+    latents = decoder._latents
+    assert isinstance(latents, DpictLatents) and latents.y is not None
+    y = latents.y
+    depth = node_depths(y.tables)
+    return int(depth[y.nodes].sum())
+
+
+def node_depths(tables: Tables) -> NDArray[np.int64]:
+    """int64 (N,): how many trits lead to each node."""
+    depth = np.zeros(len(tables.mean), np.int64)
+    for node, child in enumerate(tables.first_child):
+        depth[child : child + 3] = depth[node] + 1
+    return depth
+
+
+def changed_header(stream: bytes, **fields: int | bytes) -> bytes:
+    """Return *stream* with header *fields* changed and the checksum made right."""
+    names = ("magic", "version", "flags", "exact_id", "width", "height", "head_bytes", "body_bytes")
+    values = dict(zip(names, struct.unpack_from(">4sBB8sHHII", stream), strict=True)) | fields
+    packed = struct.pack(">4sBB8sHHII", *values.values())
+    return packed + struct.pack(">I", zlib.crc32(packed)) + stream[HEADER_BYTES:]
+
+
+def flipped(stream: bytes, byte: int, bit: int = 0) -> bytes:
+    """Return *stream* with one bit changed."""
+    return stream[:byte] + bytes([stream[byte] ^ 1 << bit]) + stream[byte + 1 :]
+
+
+def invalid_streams(example: bytes) -> dict[str, tuple[str, bytes]]:
+    """Return (expected error, stream) by name."""
+    head_bytes = struct.unpack_from(">I", example, 18)[0]
+    head_end = HEADER_BYTES + head_bytes
+    ones = b"\xff" * 8
+    return {
+        "empty": ("Incomplete", b""),
+        "ends-in-header": ("Incomplete", example[: HEADER_BYTES - 1]),
+        "ends-in-head-segment": ("Incomplete", example[: head_end + 3]),
+        "not-a-stream": ("StreamError", b"\x89PNG\r\n\x1a\n" + bytes(40)),
+        "unknown-version": ("StreamError", changed_header(example, version=2)),
+        "flipped-bit-in-header": ("StreamError", flipped(example, 15)),
+        "flipped-bit-in-header-checksum": ("StreamError", flipped(example, HEADER_BYTES - 1)),
+        "reserved-flag": ("StreamError", changed_header(example, flags=example[5] | 0x04)),
+        "no-width": ("StreamError", changed_header(example, width=0)),
+        "no-height": ("StreamError", changed_header(example, height=0)),
+        "head-segment-of-odd-length": ("StreamError", changed_header(example, head_bytes=head_bytes + 2)),
+        "body-of-odd-length": ("StreamError", changed_header(example, body_bytes=21)),
+        "too-many-pixels": ("LimitExceeded", changed_header(example, width=65535, height=65535)),
+        "head-segment-too-long": ("LimitExceeded", changed_header(example, head_bytes=0xFFFFFFFC)),
+        "body-too-long": ("LimitExceeded", changed_header(example, body_bytes=0xFFFFFFFC)),
+        "other-bundle": ("ModelMismatch", changed_header(example, exact_id=bytes(range(8)))),
+        "flipped-bit-in-head-segment": ("StreamError", flipped(example, HEADER_BYTES)),
+        "flipped-bit-in-head-segment-checksum": ("StreamError", flipped(example, head_end + 3)),
+        "head-segment-no-encoder-writes": (
+            "StreamError",
+            changed_header(example, head_bytes=8)[:HEADER_BYTES]
+            + ones
+            + struct.pack(">I", zlib.crc32(ones))
+            + example[head_end + 4 :],
+        ),
+    }
+
+
+def damaged_streams(frames: bytes) -> dict[str, tuple[int, bytes]]:
+    """Return (body bytes before the damage, stream) by name."""
+    parser = StreamParser()
+    parser.feed(frames)
+    assert parser.header is not None
+    second = parser.header.body_start + 2052
+    return {
+        "first-frame": (0, flipped(frames, second - 1000, 3)),
+        "second-frame": (2048, flipped(frames, second, 7)),
+        "checksum-of-second-frame": (2048, flipped(frames, second + 2048 + 1, 5)),
+    }
+
+
+def write_golden(folder: Path) -> None:
+    """Write all golden files below *folder*."""
+    from tiny_bundle import write_tiny  # needs onnx
+
+    write_tiny(folder / "tiny")
+    with Codec.open(folder / "tiny", threads=1) as codec:
+        valid = valid_streams(codec)
+        _write(folder / "valid", valid, {name: expected_of(codec, stream) for name, stream in valid.items()})
+    damaged = damaged_streams(valid["frames"])
+    _write(
+        folder / "damaged",
+        {name: stream for name, (_, stream) in damaged.items()},
+        {name: {"body_bytes_before_damage": size} for name, (size, _) in damaged.items()},
+    )
+    invalid = invalid_streams(valid["example"])
+    _write(
+        folder / "invalid",
+        {name: stream for name, (_, stream) in invalid.items()},
+        {name: {"error": error} for name, (error, _) in invalid.items()},
+    )
+
+
+def _write(folder: Path, streams: dict[str, bytes], expected: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, stream in streams.items():
+        (folder / f"{name}.cut").write_bytes(stream)
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Replace the golden files, or write them to the folder that the command line names."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    with tempfile.TemporaryDirectory() as made:
+        write_golden(Path(made))
+        for part in ("tiny", "valid", "damaged", "invalid"):
+            shutil.rmtree(target / part, ignore_errors=True)
+            shutil.copytree(Path(made) / part, target / part)
+
+
+if __name__ == "__main__":
+    main()

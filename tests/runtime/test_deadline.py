@@ -1,0 +1,282 @@
+"""Deadlines: what a decoder leaves out, in which order, and that it never answers late without a word.
+
+Clock and costs are made up: networks advance the clock by what they are said to cost.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engines.costs import Costs
+from runtime import Codec, Deadline, Picture
+from runtime.entropy.coder import TritDecoder
+from runtime.families.dpict import DpictLatents
+from runtime.stream import Header, Limits
+
+COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
+SAFETY = 0.0005
+FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
+
+
+class FixedCosts(Costs):
+    """Costs that are known and learn nothing."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def record(self, stage: str, pixels: int, seconds: float) -> None:
+        pass
+
+    def estimate_s(self, stage: str, pixels: int) -> float:
+        return self.seconds.get(stage, 0.0)
+
+
+@dataclass
+class World:
+    """A codec whose networks take the time of COSTS on a clock of its own, and a stream for it."""
+
+    codec: Codec
+    stream: bytes
+    now: float = 1000.0
+    slice_s: float = 0.0  # what a call into the trit decoder takes
+
+    @property
+    def early(self) -> bytes:
+        """A prefix with so few planes that postprocessing helps."""
+        start = Header.from_bytes(self.stream, Limits()).body_start
+        return self.stream[: start + 1200]
+
+    def deadline(self, left_s: float) -> Deadline:
+        return Deadline(self.now + left_s)
+
+
+@pytest.fixture
+def world(make_golden: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The tiny bundle on a made-up clock."""
+    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
+        made = World(codec, (make_golden.HERE / "valid" / "frames.cut").read_bytes())
+        codec.model.open_all()
+        codec.model.costs = FixedCosts(COSTS)
+        run = codec.model.run
+
+        def timed_run(role: str, *inputs: NDArray[np.float32]) -> Any:
+            made.now += COSTS.get(role, 0.0)
+            return run(role, *inputs)
+
+        decode = TritDecoder.decode
+
+        def timed_decode(self: TritDecoder, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+            made.now += made.slice_s
+            return decode(self, rows)
+
+        monkeypatch.setattr(codec.model, "run", timed_run)
+        monkeypatch.setattr(TritDecoder, "decode", timed_decode)
+        monkeypatch.setattr("runtime.deadline.time", SimpleNamespace(monotonic=lambda: made.now))
+        yield made
+
+
+def finished(world: World, data: bytes, left_at_finish_s: float, *, preview: bool = False) -> Picture:
+    """Feed *data* in good time, and call `finish` when *left_at_finish_s* are left."""
+    decoder = world.codec.decoder(world.deadline(100.0))
+    decoder.feed(data)
+    if preview:
+        assert decoder.preview() is not None
+    assert decoder._deadline is not None
+    world.now = decoder._deadline.instant - left_at_finish_s
+    return decoder.finish()
+
+
+def same(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool:
+    return one is not None and other is not None and bool((one == other).all())
+
+
+# Order of what is left out.
+
+
+def test_ample_time_skips_nothing(world: World) -> None:
+    """With time enough the picture is that of no deadline, and the margin is what was left."""
+    picture = finished(world, world.early, 0.500)
+    assert same(picture.image, world.codec.decode(world.early).image)
+    assert picture.skipped == () and not picture.missed
+    assert picture.margin_ms == pytest.approx(500 - 20 - 10)
+
+
+def test_optional_passes_are_skipped_first(world: World) -> None:
+    """Too little time for postprocessing leaves it out and still makes the picture of full synthesis."""
+    picture = finished(world, world.early, 0.025)
+    assert picture.skipped == ("post_low",) and not picture.missed and picture.image is not None
+    assert picture.margin_ms == pytest.approx(5.0)
+    assert not same(picture.image, world.codec.decode(world.early).image)
+    assert picture.image.shape == (512, 768, 3)
+
+
+def test_preview_answers_when_synthesis_does_not_fit(world: World) -> None:
+    """Too little time for g_s: the preview network answers, and the result says what is missing."""
+    picture = finished(world, world.early, 0.010)
+    decoder = world.codec.decoder()
+    decoder.feed(world.early)
+    assert same(picture.image, decoder.preview())
+    assert picture.skipped == ("post_low", "g_s") and not picture.missed
+    assert picture.margin_ms == pytest.approx(7.0)
+
+
+def test_last_preview_answers_when_nothing_fits(world: World) -> None:
+    """Too little time even for a preview: the one made before is the answer, in time."""
+    picture = finished(world, world.early, 0.002, preview=True)
+    decoder = world.codec.decoder()
+    decoder.feed(world.early)
+    assert same(picture.image, decoder.preview())
+    assert picture.skipped == ("post_low", "g_s", "preview")
+    assert not picture.missed and picture.margin_ms == pytest.approx(2.0)
+
+
+def test_no_time_and_no_preview_is_an_explicit_miss(world: World) -> None:
+    """Without anything to show the answer is a miss, and no picture comes late."""
+    picture = finished(world, world.early, 0.002)
+    assert picture.image is None and picture.missed
+    assert picture.skipped == ("post_low", "g_s", "preview")
+    assert picture.bytes_used <= len(world.early) and picture.steps > 0
+
+
+def test_passed_deadline_is_a_miss_even_with_a_preview(world: World) -> None:
+    """After the deadline the last preview is still handed out, but called late."""
+    picture = finished(world, world.early, -0.005, preview=True)
+    assert picture.image is not None and picture.missed
+    assert picture.margin_ms == pytest.approx(-5.0)
+
+
+@pytest.mark.parametrize(("left_s", "skipped"), [(0.0306, ("post_low",)), (0.0316, ()), (0.0214, ("post_low", "g_s"))])
+def test_stages_fit_only_with_a_safety_margin(world: World, left_s: float, skipped: tuple[str, ...]) -> None:
+    """What is run leaves its estimate, that of the last touches, and half a millisecond."""
+    picture = finished(world, world.early, left_s)
+    assert picture.skipped == skipped and not picture.missed
+
+
+def test_complete_stream_needs_no_postprocessing(world: World) -> None:
+    """A family lists the passes that help; none is skipped that was not asked for."""
+    assert finished(world, world.stream, 0.025).skipped == ()
+
+
+# Entropy decoding stops in time.
+
+
+def test_finish_by_leaves_time_for_the_full_picture(world: World) -> None:
+    """Whoever calls `finish` at `finish_by()` gets full synthesis in time; without a deadline there is none."""
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.early)
+    finish_by = decoder.finish_by()
+    assert finish_by == pytest.approx(1001.0 - FULL)
+    assert finish_by is not None
+    world.now = finish_by + COSTS["reconstruct"] - 1e-6  # reconstruction itself takes its time
+    picture = decoder.finish()
+    assert picture.skipped == ("post_low",) and not picture.missed
+    assert world.codec.decoder().finish_by() is None
+
+
+def test_entropy_decoding_stops_in_time_for_the_picture(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When decoding is slow it ends early, inside the stream, and the picture comes in time from what is known."""
+    monkeypatch.setattr("runtime.decoder._SLICE", 256)
+    world.slice_s = 0.0009
+    decoder = world.codec.decoder(world.deadline(0.050))
+    decoder.feed(world.stream)
+    assert world.now <= 1000.050 - FULL
+    world.now += COSTS["reconstruct"]
+    picture = decoder.finish()
+    assert picture.image is not None and "g_s" not in picture.skipped
+    assert not picture.missed and not picture.complete and 0 < picture.steps < picture.steps_total
+    assert picture.bytes_used < len(world.stream)
+
+
+def test_bytes_used_tell_where_a_late_decoder_stopped(world: World) -> None:
+    """The prefix that is reported holds all trits that were decoded, and was fed."""
+    for slice_s in (0.012, 0.009, 0.006, 0.004):
+        world.slice_s = slice_s
+        for length in (300, 1900, 2200, 2300, len(world.stream)):
+            world.now = 1000.0
+            decoder = world.codec.decoder(world.deadline(0.050))
+            decoder.feed(world.stream[:length])
+            picture = decoder.finish()
+            assert picture.bytes_used <= length
+            world.slice_s = 0.0
+            plain = world.codec.decoder()
+            plain.feed(world.stream[: picture.bytes_used])
+            world.slice_s = slice_s
+            late, free = decoder._latents, plain._latents
+            assert isinstance(late, DpictLatents) and isinstance(free, DpictLatents)
+            assert late.y is not None and free.y is not None
+            depth = late.y.tables.deviation  # a node that is known better never has more deviation left
+            assert (depth[free.y.nodes] <= depth[late.y.nodes]).all()
+
+
+def test_feeding_after_the_time_is_up_changes_nothing(world: World) -> None:
+    """Bytes that come too late to be decoded are taken without being used."""
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.early)
+    world.now += 1.0 - FULL + 0.0004
+    decoder.feed(world.stream[len(world.early) :])
+    picture = decoder.finish()
+    on_time = world.codec.decode(world.early)
+    assert picture.steps == on_time.steps
+    assert picture.bytes_used <= len(world.early) + 8  # counted in words that the coder has looked at
+
+
+def test_head_segment_is_decoded_even_when_late(world: World) -> None:
+    """A deadline that has passed before the first byte gives a miss, not an exception."""
+    picture = world.codec.decode(world.stream, Deadline(world.now - 1.0))
+    assert picture.image is None and picture.missed and picture.steps == 0.0
+    assert picture.margin_ms is not None and picture.margin_ms <= -1000.0
+
+
+def test_unmeasured_costs_are_no_obstacle(world: World) -> None:
+    """Without experience everything is tried while time is left."""
+    world.codec.model.costs = Costs()
+    picture = finished(world, world.early, 0.500)
+    assert picture.skipped == () and picture.image is not None
+
+
+# On the real clock.
+
+
+def test_deadline_counts_down_on_the_monotonic_clock() -> None:
+    """A deadline is an instant; what is left falls, and goes below zero."""
+    before = time.monotonic()
+    deadline = Deadline.after_ms(250)
+    assert before + 0.250 <= deadline.instant <= time.monotonic() + 0.250
+    left = deadline.left_s()
+    assert left <= 0.250 and deadline.left_s() <= left
+    assert Deadline(before - 1).left_s() < -1 + 1e-9
+
+
+def test_running_teaches_the_costs(make_golden: ModuleType) -> None:
+    """Every stage that ran is known afterwards for the picture's padded size."""
+    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
+        codec.model.costs = Costs()
+        codec.decode((make_golden.HERE / "valid" / "rgb.cut").read_bytes())
+        for stage in ("entropy", "reconstruct", "g_s", "finish"):
+            assert codec.model.costs.knows(stage, 128 * 192)
+            assert codec.model.costs.estimate_s(stage, 128 * 192) > 0
+
+
+def test_warming_measures_every_stage(make_golden: ModuleType) -> None:
+    """After `warm` all graphs are open, and every stage of a decoder has a cost."""
+    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
+        codec.model.costs = Costs()
+        codec.warm(100, 60)
+        for stage in ("entropy", "step", "reconstruct", "g_s", "post_low", "preview", "finish"):
+            assert codec.model.costs.knows(stage, 128 * 64), stage
+
+
+def test_generous_deadline_changes_no_pixel(codec: Codec, stream: bytes) -> None:
+    """With a minute to spare a deadline is as none."""
+    picture, free = codec.decode(stream, Deadline.after_ms(60_000)), codec.decode(stream)
+    assert same(picture.image, free.image) and picture.complete and not picture.missed
+    assert picture.margin_ms is not None and 0 < picture.margin_ms < 60_000
