@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import Codec
-from runtime.entropy.coder import TritDecoder, TritEncoder
+from runtime.entropy.choose import installed_coders
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import TOTAL_BITS
 from runtime.stream import StreamParser
@@ -52,7 +52,9 @@ def main() -> None:
             str(threads): codec_times(arguments.bundle, images, threads, arguments.repeat)
             for threads in arguments.threads
         },
-        "entropy": entropy_times(arguments.bundle, images, arguments.repeat),
+        "entropy": {
+            coder: entropy_times(arguments.bundle, images, arguments.repeat, coder) for coder in installed_coders()
+        },
         "jpeg2000": jpeg2000_times(images, arguments.repeat),
         "peak_mb": peak_memory_mb(arguments.bundle, files[0]),
         "import_s": import_seconds(),
@@ -81,10 +83,10 @@ def codec_times(bundle: str, images: list[NDArray[np.uint8]], threads: int, repe
     return _medians(rows)
 
 
-def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int) -> dict[str, float]:
+def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, coder: str) -> dict[str, float]:
     """Return what the entropy path of y costs on one core: plan, coder and bookkeeping, networks excluded."""
     rows = []
-    with Codec.open(bundle, threads=1) as codec:
+    with Codec.open(bundle, threads=1, coder=coder) as codec:
         model = codec.model
         for image in images:
             parser = StreamParser()
@@ -92,29 +94,27 @@ def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int) -> 
             assert parser.header is not None and parser.head is not None
             height, width = (-(-n // model.family.stride) * model.family.stride for n in image.shape[:2])
             latents = model.family.begin(height, width)
-            z = TritDecoder(model.coder_tables)
+            z = model.coder.decoder()
             z.extend(parser.head, whole=True)
             for step in latents.head():
-                step.receive(z.decode(step.rows))
+                z.decode_step(step, len(step))
             y = next(latents.body()).field
             code = bytes(parser.body)
 
             def decode(models: NDArray[np.integer] = y.models, code: bytes = code) -> Field:
-                field, coder = Field(models, model.tables), TritDecoder(model.coder_tables)
-                coder.extend(code, whole=True)
-                for step in trit_planes(field):
-                    step.receive(coder.decode(step.rows))
+                field, decoder = Field(models, model.tables), model.coder.decoder()
+                decoder.extend(code, whole=True)
+                for step in trit_planes(field, model.plane):
+                    decoder.decode_step(step, len(step))
                 return field
 
             truth = decode().known_symbols()
 
             def encode(models: NDArray[np.integer] = y.models, truth: NDArray[np.int32] = truth) -> bytes:
-                field, coder = Field(models, model.tables, truth), TritEncoder(model.coder_tables)
-                for step in trit_planes(field):
-                    trits = step.trits()
-                    coder.encode(trits, step.rows)
-                    step.receive(trits)
-                return coder.finish()
+                field, encoder = Field(models, model.tables, truth), model.coder.encoder()
+                for step in trit_planes(field, model.plane):
+                    encoder.encode_step(step, len(step))
+                return encoder.finish()
 
             assert encode() == code
             trits, bits = 0, 0.0

@@ -31,7 +31,12 @@ class Codec:
 
     @classmethod
     def open(
-        cls, bundle: str | Path, engine: str = "auto", threads: int | None = None, limits: Limits = Limits()
+        cls,
+        bundle: str | Path,
+        engine: str = "auto",
+        threads: int | None = None,
+        limits: Limits = Limits(),
+        coder: str = "auto",
     ) -> Codec:
         """Open a shipped bundle by name, or any by its folder.
 
@@ -39,11 +44,13 @@ class Codec:
             engine: back end of the networks; "auto" takes the best that works here.
             threads: CPU threads of a network's run; None takes all cores.
             limits: what sizes to accept.
+            coder: which implementation of the range code, "constriction", "compiled" or "plain"; "auto" takes what
+                starts soonest, and what runs fastest once `warm` was called.
 
         Raises:
-            BundleError, EngineError, UsageError: see `Bundle.open` and `open_engine`.
+            BundleError, EngineError, UsageError: see `Bundle.open`, `open_engine` and `open_coder`.
         """
-        return cls(Model(Bundle.open(bundle), engine, threads, limits))
+        return cls(Model(Bundle.open(bundle), engine, threads, limits, coder))
 
     @property
     def bundle(self) -> Bundle:
@@ -77,7 +84,11 @@ class Codec:
         return Decoder(self.model, deadline, strict=strict)
 
     def warm(self, width: int, height: int) -> None:
-        """Open every engine and run all stages on a picture of *width* x *height*, so that their costs are known."""
+        """Open every engine and run all stages on a picture of *width* x *height*, so that their costs are known.
+
+        The fastest coder is loaded first; where its machine code is not in the cache yet, it is compiled.
+        """
+        self.model.hurry()
         row, column = np.ogrid[:height, :width]
         image = np.stack([(row * 7 + column * 5) % 256, (row + column) % 256, (row * column) % 256], axis=2)
         self.model.open_all()

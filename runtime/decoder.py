@@ -1,6 +1,6 @@
 """Decoding by feeding: bytes in any portions, a picture at any time, on time.
 
-    feed: bytes -> StreamParser -> head: z, h_s -> plan <-> TritDecoder, as far as bytes and deadline go
+    feed: bytes -> StreamParser -> head: z, h_s -> plan <-> coder, as far as bytes and deadline go
     finish, preview: Latents.reconstruct -> free graphs that still fit -> crop -> Picture
 
 Two portions of bytes or one: the state is the same. A frame whose checksum turns out wrong takes the decoder back to
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runtime.deadline import Deadline
-from runtime.entropy.coder import TritDecoder
 from runtime.entropy.plan import Step
 from runtime.errors import Incomplete, ModelMismatch, StreamError
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
@@ -148,7 +147,7 @@ class Decoder:
     # Entropy decoding.
 
     def _restart(self) -> None:
-        self._coder = TritDecoder(self._model.coder_tables)
+        self._coder = self._model.coder.decoder()
         self._fed = 0  # bytes of the body that the coder has
         self._plan: Iterator[Step] | None = None
         self._step: Step | None = None
@@ -184,11 +183,10 @@ class Decoder:
         self._pixels = height * width
         with self._timed("head"):
             latents = self._model.family.begin(height, width)
-            coder = TritDecoder(self._model.coder_tables)
+            coder = self._model.coder.decoder()
             coder.extend(head, whole=True)
             for step in latents.head():
-                step.receive(coder.decode(step.rows))
-                if not step.complete:
+                if not coder.decode_step(step, len(step)):
                     raise StreamError("damaged head segment: its checksum is right, but no encoder writes such a code")
         with self._timed("side"):
             self._plan = latents.body()
@@ -216,10 +214,7 @@ class Decoder:
                 else:
                     self._step = following
                 continue
-            rows = step.rows[step.received : step.received + _SLICE]
-            trits = self._coder.decode(rows)
-            step.receive(trits)
-            if len(trits) < len(rows):
+            if not self._coder.decode_step(step, _SLICE):
                 return
 
     def _steps(self) -> float:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.entropy.coder import TritEncoder
-from runtime.entropy.plan import Step
 from runtime.entropy.tables import MEAN_UNIT
 from runtime.errors import LimitExceeded
 from runtime.model import Model
@@ -67,24 +65,19 @@ def encode(model: Model, image: Image) -> Encoding:
     latents = model.family.analyse(x)
     analysed = time.perf_counter()
 
-    head = TritEncoder(model.coder_tables)
+    head = model.coder.encoder()
     for step in latents.head():
-        trits = step.trits()
-        head.encode(trits, step.rows)
-        step.receive(trits)
+        head.encode_step(step, len(step))
     head_code = head.finish()
     if len(head_code) > model.limits.head_bytes:
         raise LimitExceeded(f"the head segment takes {len(head_code)} bytes; allowed: {model.limits.head_bytes}")
 
-    body = TritEncoder(model.coder_tables)
-    curve = _ValueCurve(model)
+    body = model.coder.encoder()
+    curve = _ValueCurve(model.family.value_gain)
     for step in latents.body():
-        trits = step.trits()
-        for start in range(0, len(step), _PORTION):
-            window = slice(start, start + _PORTION)
-            body.encode(trits[window], step.rows[window])
-            curve.add(step, trits[window], window, body.size_bytes)
-        step.receive(trits)
+        while not step.complete:
+            fall = body.encode_step(step, _PORTION)
+            curve.add(fall, body.size_bytes)
     body_code = body.finish()
 
     header = Header(
@@ -110,22 +103,18 @@ def encode(model: Model, image: Image) -> Encoding:
 class _ValueCurve:
     """Collects the fall of expected squared error while trits are coded."""
 
-    def __init__(self, model: Model) -> None:
-        self._tables = model.tables
-        variance = (model.tables.deviation.astype(np.float64) / MEAN_UNIT) ** 2
-        self._variance = variance * model.family.value_gain
+    def __init__(self, value_gain: float) -> None:
+        self._unit = value_gain / MEAN_UNIT**2
         self._body_bytes = [0]
-        self._falls = [0.0]
+        self._falls = [0]
 
-    def add(self, step: Step, trits: NDArray[np.int32], window: slice, body_bytes: int) -> None:
-        """Note that the trits of *window* were coded and the body has *body_bytes* now."""
-        rows = step.rows[window]
-        children = self._tables.first_child[rows] + trits
-        self._falls.append(float(self._variance[rows].sum() - self._variance[children].sum()))
+    def add(self, fall: int, body_bytes: int) -> None:
+        """Note that variance fell by *fall*, in 1/64² squared symbols, and the body has *body_bytes* now."""
+        self._falls.append(fall)
         self._body_bytes.append(body_bytes)
 
     def finish(self, header: Header) -> Value:
         """Return the curve over offsets of the stream."""
         offsets = [header.body_start + framed_bytes(min(size, header.body_bytes)) for size in self._body_bytes]
-        error = np.sum(self._falls) - np.cumsum(self._falls)
+        error = (np.sum(self._falls) - np.cumsum(self._falls)) * self._unit
         return Value(np.array(offsets, np.int64), np.maximum(error, 0.0))

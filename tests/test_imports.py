@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "export": {"export", "runtime", "engines"},
 }
 OURS = {*MAY_IMPORT, "tests", "benchmarks"}
-CORE_OF_THE_CORE = {"numpy", "constriction"}  # all that entropy coding and stream format know besides Python
+CORE_OF_THE_CORE = {"numpy", "constriction", "numba"}  # all that entropy coding knows besides Python
 ONLY_IN_EXPORT = {"torch", "onnx", "onnxscript", "safetensors"}
 NOT_WITH_RUNTIME = (
     "torch",
@@ -69,7 +69,7 @@ def test_packages_import_in_one_direction(package: str) -> None:
 
 
 def test_entropy_coding_and_stream_format_know_only_numpy_and_the_coder() -> None:
-    """No network, engine, family or picture: Python, numpy, constriction, the errors, and each other."""
+    """No network, engine, family or picture: Python, numpy, constriction, numba, the errors, and each other."""
     for file in [*sources("runtime/entropy"), ROOT / "runtime" / "stream.py"]:
         for name in imports_of(file):
             if top(name) in OURS:

@@ -1,8 +1,8 @@
 """`cutoff bench`: what entropy coding and networks cost on this machine, warm, as medians over repeated runs.
 
-JSON: bundle, picture, width, height, threads, repeats, trits, bytes, bpp, encode_ms, decode_ms (both between picture
-and whole stream in memory), entropy (object: encode_ns_per_trit, decode_ns_per_trit, overhead_pct), networks_ms (object
-by role), peak_mb (largest resident memory of the process so far, in 10^6 bytes).
+JSON: bundle, coder, picture, width, height, threads, repeats, trits, bytes, bpp, encode_ms, decode_ms (both between
+picture and whole stream in memory), entropy (object: encode_ns_per_trit, decode_ns_per_trit, overhead_pct), networks_ms
+(object by role), peak_mb (largest resident memory of the process so far, in 10^6 bytes).
 
 The entropy times hold everything but the networks between symbols and stream: walk, ordering, coder, framing.
 `overhead_pct` compares the range code, framing apart, with -sum log2 of the frequencies in the bundle's own tables.
@@ -29,6 +29,7 @@ from runtime.cli.console import print_object
 from runtime.cli.options import add_bundle, add_engine_options, add_json, positive_int
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
+from runtime.entropy.choose import CODERS
 from runtime.entropy.tables import TOTAL_BITS
 from runtime.image_files import read_image
 from runtime.model import Model
@@ -43,9 +44,9 @@ _CUTS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.04)  # shares of the stream, so th
 class TimedModel(Model):
     """A model that keeps how long each graph ran."""
 
-    def __init__(self, bundle: Bundle, backend: str, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, backend: str, threads: int | None, coder: str = "auto") -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        super().__init__(bundle, backend, threads, Limits())
+        super().__init__(bundle, backend, threads, Limits(), coder)
 
     def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep how long it took."""
@@ -65,16 +66,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=positive_int, default=9, metavar="N", help="measured runs (default: 9)")
     add_bundle(parser)
     add_engine_options(parser)
+    parser.add_argument(
+        "--coder", choices=CODERS, default="auto", help="implementation of the range code (default: the fastest here)"
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     image = synthetic_picture(*_SIZE) if arguments.picture is None else read_image(arguments.picture)
-    model = TimedModel(Bundle.open(arguments.bundle), arguments.engine, arguments.threads)
+    model = TimedModel(Bundle.open(arguments.bundle), arguments.engine, arguments.threads, arguments.coder)
     model.open_all()
+    model.hurry()
     result = {
         "bundle": model.bundle.name,
+        "coder": model.coder.name,
         "picture": "synthetic" if arguments.picture is None else arguments.picture.name,
         "width": image.shape[1],
         "height": image.shape[0],

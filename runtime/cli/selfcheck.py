@@ -1,5 +1,7 @@
 """`cutoff selfcheck`: does everything that streams rest on work on this machine as it did where the bundles were made?
 
+The compiled coder's machine code is in the cache afterwards, so that no other process has to compile it.
+
 JSON: ok, checks (list of {name, ok, detail}). Exit status 1 if a check failed.
 """
 
@@ -14,26 +16,21 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.bundle import Bundle, GraphSpec, shipped_bundles
 from engines.open import check_known_answers
+from runtime.cli.coder_check import check_agreement, check_coder
 from runtime.cli.console import print_object
 from runtime.cli.options import add_engine_options, add_json
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
-from runtime.entropy.coder import CoderTables, TritDecoder, TritEncoder
-from runtime.entropy.tables import MEAN_UNIT, Tables
+from runtime.entropy.tables import Tables
 from runtime.errors import CutoffError, EngineError
 from runtime.model import Model
 from runtime.picture import Image, image_from_tensor, tensor_from_image
 from runtime.stream import Limits
 
 FREE_TOLERANCE = 1e-3  # of a free graph's range of outputs
-_GOLDEN_CODE = (
-    "02ffffffd5aceb58fed1d7bd07c1a4b1d2760247000002fbd70c608546be3276669ba9b0bfd1a5a3045386a3d24002350af02543"
-    "f90000dda903977aa6a29d8af4b3c6b63b7714421d395effc0a7272989b922400c0000404d010abaa8e4e90acfd2612a04f97074"
-)  # the format: may never change
 _WIDTH, _HEIGHT = 200, 136
 
 
@@ -57,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run all checks and print them."""
-    checks = [_checked("coder: golden words", check_coder)]
+    checks = [_checked("coder: golden words", check_coder), _checked("coder: agreement", check_agreement)]
     for name in arguments.bundles or shipped_bundles():
         checks += check_bundle(name, arguments.engine, arguments.threads)
     ok = all(check.ok for check in checks)
@@ -93,29 +90,6 @@ def check_bundle(name: str, backend: str = "auto", threads: int | None = None) -
     colour = synthetic_picture(_WIDTH, _HEIGHT)
     yield _checked(f"{name}: colour picture", partial(check_picture, models[0], colour))
     yield _checked(f"{name}: grey picture", partial(check_picture, models[0], colour[..., 1]))
-
-
-def check_coder() -> str:
-    """Code a fixed sequence of trits, compare with the golden words, and decode it, whole and cut.
-
-    Raises:
-        EngineError: the coder's words or trits are other ones.
-    """
-    tables = _golden_tables()
-    rows, trits = _golden_trits()
-    encoder = TritEncoder(CoderTables(tables))
-    encoder.encode(trits, rows)
-    code = encoder.finish()
-    if code.hex() != _GOLDEN_CODE:
-        raise EngineError(f"the coder wrote {code.hex()}, not {_GOLDEN_CODE}; streams would not be portable")
-    for length in (len(code), len(code) // 2):
-        decoder = TritDecoder(CoderTables(tables))
-        decoder.extend(code[:length], whole=length == len(code))
-        found = decoder.decode(rows)
-        least = len(trits) if length == len(code) else len(trits) // 4
-        if len(found) < least or not np.array_equal(found, trits[: len(found)]):
-            raise EngineError(f"the coder does not decode {length} bytes of its own code")
-    return f"{len(trits)} trits in {len(code)} bytes"
 
 
 def check_graph(model: Model, spec: GraphSpec) -> str:
@@ -184,26 +158,3 @@ def _picture_of_encoder(model: Model, image: Image) -> Image:
         (tensors[one.output],) = model.run(one.role, *(tensors[name] for name in one.inputs))
     height, width = image.shape[:2]
     return image_from_tensor(tensors[known.passes[-1].output], height, width, grey=image.ndim == 2)
-
-
-def _golden_tables() -> Tables:
-    """Return tables of one model with two trits: its root is row 0, the root's children are rows 1 to 3."""
-    frequencies = [[1 << 20, 13 << 20, 2 << 20], [1, (1 << 24) - 2, 1], [5592405, 5592406, 5592405], [9 << 20, 7, 0]]
-    frequencies[3][2] = (1 << 24) - sum(frequencies[3])
-    means = np.concatenate([np.zeros(4), MEAN_UNIT * np.arange(-4, 5)])  # leaves give their symbols
-    return Tables(
-        trits=np.array([2], np.uint8),
-        root=np.array([0], np.int32),
-        first_child=np.array([1, 4, 7, 10], np.int32),
-        frequencies=np.array(frequencies, np.uint32),
-        priority=np.zeros(4, np.int16),
-        mean=means.astype(np.int16),
-        deviation=np.zeros(13, np.uint16),
-        sigma_thresholds=np.empty(0, np.int32),
-    )
-
-
-def _golden_trits() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return 120 rows of the golden tables, and trits to code with them."""
-    number = np.arange(120, dtype=np.int32)
-    return number * 7 % 4, number**2 // 3 % 3

@@ -16,6 +16,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.entropy.plan import Field, Step, plane_by_priority
 from runtime.entropy.tables import Tables
 
 _queue = constriction.stream.queue
@@ -30,10 +31,36 @@ class CoderTables:
 
     def __init__(self, tables: Tables) -> None:
         self._weights = tables.frequencies.astype(np.float64) - 1.0
+        self._first_child = tables.first_child
+        self._variance = tables.deviation.astype(np.int64) ** 2
 
     def of(self, rows: NDArray[np.int32]) -> NDArray[np.float64]:
         """float64 (n, 3): the weights of *rows*."""
         return self._weights.take(rows, axis=0)
+
+    def fall_of_variance(self, rows: NDArray[np.int32], trits: NDArray[np.int32]) -> int:
+        """Return the variance of *rows* less that of their children *trits*, summed, in 1/64² squared symbols."""
+        return int(self._variance[rows].sum() - self._variance[self._first_child[rows] + trits].sum())
+
+
+class ConstrictionCoder:
+    """See `runtime.entropy.choose.Coder`."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.name = "constriction"
+        self._tables = CoderTables(tables)
+
+    def encoder(self) -> TritEncoder:
+        """Return an encoder of one code."""
+        return TritEncoder(self._tables)
+
+    def decoder(self) -> TritDecoder:
+        """Return a decoder of one code."""
+        return TritDecoder(self._tables)
+
+    def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return `plane_by_priority(field, place)`."""
+        return plane_by_priority(field, place)
 
 
 class TritEncoder:
@@ -48,6 +75,18 @@ class TritEncoder:
         for start in range(0, len(rows), _CHUNK):
             window = slice(start, start + _CHUNK)
             self._coder.encode(np.ascontiguousarray(trits[window]), _MODEL, self._tables.of(rows[window]))
+
+    def encode_step(self, step: Step, most: int) -> int:
+        """Append the next trits of *step*, at most *most*, and let it receive them.
+
+        Returns:
+            By how much the summed variance of the elements fell, in 1/64² squared symbols.
+        """
+        window = step.next_window(most)
+        trits, rows = step.trits(window), step.rows[window]
+        self.encode(trits, rows)
+        step.receive(trits)
+        return self._tables.fall_of_variance(rows, trits)
 
     @property
     def size_bytes(self) -> int:
@@ -98,6 +137,17 @@ class TritDecoder:
             portions.append(trits)
             done += len(trits)
         return np.concatenate(portions)
+
+    def decode_step(self, step: Step, most: int) -> bool:
+        """Decode the next trits of *step*, at most *most*, and let it receive them.
+
+        Returns:
+            False if the bytes so far end before that.
+        """
+        rows = step.rows[step.next_window(most)]
+        trits = self.decode(rows)
+        step.receive(trits)
+        return len(trits) == len(rows)
 
     def _decode_inside(self, rows: NDArray[np.int32]) -> NDArray[np.int32] | None:
         """Decode all of *rows* from complete words, or return None if that needs words beyond the last one."""

@@ -11,7 +11,7 @@ Source: DPICT (CVPR 2022), sections 3.2 and 3.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +25,20 @@ class Field:
 
     Attributes:
         models: (n,) integers; the model of every element.
+        trits: uint8 (n,); how many trits every element has.
         nodes: int32 (n,); the node of every element: all that is known of it.
         symbols: int32 (n,), or None in a decoder: the true values, within the models' ranges.
     """
 
     def __init__(self, models: NDArray[np.integer], tables: Tables, symbols: NDArray[np.integer] | None = None) -> None:
         self.models, self.tables = models, tables
-        self.nodes: NDArray[np.int32] = tables.root[models]
+        places = np.asarray(models, np.intp)  # converted once; numpy indexes with nothing else
+        self.trits: NDArray[np.uint8] = tables.trits.take(places)
+        self.nodes: NDArray[np.int32] = tables.root.take(places)
         self.symbols: NDArray[np.int32] | None = None
         if symbols is not None:
-            largest = tables.largest[models]
-            self.symbols = np.clip(symbols, -largest, largest).astype(np.int32)
+            largest = tables.largest.take(places)
+            self.symbols = np.clip(symbols, -largest, largest).astype(np.int32, copy=False)
 
     def known_symbols(self) -> NDArray[np.int32]:
         """int32 (n,): the symbols of a field whose steps are all complete."""
@@ -62,14 +65,18 @@ class Step:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def trits(self) -> NDArray[np.int32]:
-        """int32 (n,): the true digits, 0..2, in coding order (encoder only)."""
+    def next_window(self, most: int) -> slice:
+        """Return which trits come next, at most *most*."""
+        return slice(self.received, min(self.received + most, len(self.rows)))
+
+    def trits(self, window: slice = slice(None)) -> NDArray[np.int32]:
+        """int32 (n,): the true digits, 0..2, in coding order, of the trits in *window* (encoder only)."""
         symbols = self.field.symbols
         assert symbols is not None, "only an encoder knows the symbols"
         unit = 3 ** (self.place - 1)
         # Balanced digits: adding (3^L - 1)/2 for any L that covers the symbols makes them plain ones.
         offset = (3 ** (int(self.field.tables.trits.max()) + 1) - 1) // 2
-        return (symbols[self.indices] + np.int32(offset)) // np.int32(unit) % np.int32(3)
+        return (symbols[self.indices[window]] + np.int32(offset)) // np.int32(unit) % np.int32(3)
 
     def receive(self, trits: NDArray[np.integer]) -> None:
         """Note the trits of the next elements of this step."""
@@ -84,23 +91,35 @@ class Step:
         return self.received == len(self.rows)
 
 
-def trit_planes(field: Field) -> Iterator[Step]:
+Plane = Callable[[Field, int], tuple[NDArray[np.int64], NDArray[np.int32]]]  # (field, place) -> indices, rows
+
+
+def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the elements that have a trit at *place*, and their nodes, by falling priority of the nodes.
+
+    Elements of equal priority keep their order in the array.
+    """
+    indices = np.flatnonzero(field.trits >= place)
+    rows = field.nodes[indices]
+    # numpy sorts 16-bit keys stably by counting digits
+    order = np.argsort(-1 - field.tables.priority[rows], kind="stable")
+    return indices[order], rows[order]
+
+
+def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step]:
     """Yield the planes of *field* from the most significant to the least, each ordered by falling priority.
 
-    An element joins at the plane of its first trit. Elements of equal priority keep their order in the array.
+    An element joins at the plane of its first trit.
+
+    Args:
+        plane: `plane_by_priority`, or something faster that returns the same.
     """
-    trits_left = field.tables.trits[field.models]
-    for place in range(int(trits_left.max(initial=0)), 0, -1):
-        indices = np.flatnonzero(trits_left >= place)
-        rows = field.nodes[indices]
-        # numpy sorts 16-bit keys stably by counting digits
-        order = np.argsort(-1 - field.tables.priority[rows], kind="stable")
-        yield Step(field, place, indices[order], rows[order])
+    for place in range(int(field.trits.max(initial=0)), 0, -1):
+        yield Step(field, place, *plane(field, place))
 
 
 def in_array_order(field: Field) -> Iterator[Step]:
     """Yield the planes of *field* from the most significant to the least, each in the order of the array."""
-    trits_left = field.tables.trits[field.models]
-    for place in range(int(trits_left.max(initial=0)), 0, -1):
-        indices = np.flatnonzero(trits_left >= place)
+    for place in range(int(field.trits.max(initial=0)), 0, -1):
+        indices = np.flatnonzero(field.trits >= place)
         yield Step(field, place, indices, field.nodes[indices])

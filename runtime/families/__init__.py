@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runtime.entropy.plan import Plane
 from runtime.entropy.tables import Tables
 from runtime.families.base import Family, RunGraph
 from runtime.families.dpict import Dpict
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph], Family]] = {"dpict": Dpict}
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph, Plane], Family]] = {"dpict": Dpict}
 
 __all__ = ["FAMILIES"]

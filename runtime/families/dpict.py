@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.entropy.plan import Field, Step, in_array_order, trit_planes
+from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
@@ -29,8 +29,10 @@ class Dpict:
     has_planes = True
     stride = _Z_STRIDE
 
-    def __init__(self, settings: Mapping[str, Any], tables: Tables, run: RunGraph) -> None:
-        """Take a bundle's *settings* and *tables*, and the function that runs its graphs.
+    def __init__(
+        self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority
+    ) -> None:
+        """Take a bundle's *settings* and *tables*, and the functions that run its graphs and order its planes.
 
         Raises:
             BundleError: a setting is missing, or the tables have other channels.
@@ -46,7 +48,7 @@ class Dpict:
             raise BundleError(f"settings of family dpict: {fault!r}") from fault
         if len(tables.trits) != tables.y_levels + self.z_channels:
             raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
-        self.tables, self.run = tables, run
+        self.tables, self.run, self.plane = tables, run, plane
         self.level_of_code = tables.level_of_code(_CODES)
 
     def analyse(self, x: Tensor) -> DpictLatents:
@@ -104,7 +106,7 @@ class DpictLatents:
         if self.y is None:
             self.start_y(self.z.known_symbols(), None)
         assert self.y is not None
-        for step in trit_planes(self.y):
+        for step in trit_planes(self.y, self._family.plane):
             self._step = step
             yield step
 

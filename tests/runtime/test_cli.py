@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from engines.bundle import SHIPPED, Bundle, bundle_hash
 from runtime import Codec, trim
 from runtime.cli.bench import ideal_code
+from runtime.cli.coder_check import check_agreement, check_coder
 from runtime.cli.demo import Row, csv_of
 from runtime.cli.main import VERBS, main
 from runtime.cli.samples import synthetic_picture
-from runtime.cli.selfcheck import check_coder
 from runtime.cli.strip import Panel, strip_of
+from runtime.entropy.choose import installed_coders
 from runtime.errors import UsageError
 from runtime.evaluate.distortion import psnr
 from runtime.image_files import read_image, write_image
@@ -358,11 +359,23 @@ def test_bench_without_json_names_every_key(capsys: Capture, small: Path) -> Non
         assert key in printed
 
 
+@pytest.mark.parametrize("coder", ["constriction", "compiled"])
+def test_bench_measures_the_coder_that_is_asked_for(capsys: Capture, small: Path, coder: str) -> None:
+    pytest.importorskip("constriction" if coder == "constriction" else "numba")
+    assert _object(capsys, "bench", small, "--repeats", "1", "--coder", coder)["coder"] == coder
+
+
 def test_selfcheck_of_the_shipped_bundles(capsys: Capture) -> None:
     result = _object(capsys, "selfcheck", "--threads", "2")
     assert result["ok"] is True
     names = {check["name"] for check in result["checks"]}
-    assert {"coder: golden words", "dpict-edge: hashes", "dpict-edge: tables", "dpict-edge: graph h_s"} <= names
+    assert {
+        "coder: golden words",
+        "coder: agreement",
+        "dpict-edge: hashes",
+        "dpict-edge: tables",
+        "dpict-edge: graph h_s",
+    } <= names
     assert all(set(check) == {"name", "ok", "detail"} and check["ok"] for check in result["checks"])
 
 
@@ -411,7 +424,12 @@ def _rewrite_manifest(folder: Path) -> None:
 
 
 def test_golden_words_of_the_coder() -> None:
-    assert "120 trits" in check_coder()
+    """Every coder that is installed is checked."""
+    assert check_coder() == f"120 trits in 104 bytes by {', '.join(installed_coders())}"
+
+
+def test_installed_coders_agree() -> None:
+    assert "the same" in check_agreement() or len(installed_coders()) == 1
 
 
 def test_bundles_lists_what_is_installed(capsys: Capture, codec: Codec) -> None:

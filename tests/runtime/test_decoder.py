@@ -462,7 +462,6 @@ def test_golden_symbols_give_the_golden_stream(
     tiny_codec: Codec, golden: dict[str, bytes], make_golden: ModuleType, name: str
 ) -> None:
     """Coding the decoded symbols again gives the same bytes."""
-    from runtime.entropy.coder import TritEncoder
     from runtime.entropy.plan import in_array_order
 
     decoder = fed(tiny_codec, golden[name])
@@ -474,7 +473,7 @@ def test_golden_symbols_give_the_golden_stream(
         (y_of(decoder), trit_planes, bytes(parser.body)),
     ):
         field = Field(known.models, known.tables, known.known_symbols())
-        encoder = TritEncoder(tiny_codec.model.coder_tables)
+        encoder = tiny_codec.model.coder.encoder()
         for step in plan(field):
             encoder.encode(step.trits(), step.rows)
             step.receive(step.trits())
