@@ -7,43 +7,23 @@
     MODEL_CARD.md     data, training, cost, results; for people, neither listed nor hashed
 
 `Bundle.open` reads every file once, checks it, and keeps the bytes: no parser ever sees a byte that was not verified.
+The manifest is the only exception; `engines.manifest` checks it as what it is, a text from anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from engines.errors import BundleError
+from engines.manifest import MANIFEST, SCHEMA, BundleLimits, FileEntry, GraphSpec, parse_manifest
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 SHIPPED = Path(__file__).parent / "bundles"
-_LARGEST_FILE = 1 << 30
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """What the manifest says of one graph.
-
-    Attributes:
-        role: what the graph is for (g_a, g_s, h_a, h_s, preview, ...).
-        file: its path in the bundle.
-        exact: its output must be bit-identical everywhere.
-        inputs, outputs: tensor names in order, all float32 (B, C, H, W).
-        known_answers: path of the file of known answers, or None.
-    """
-
-    role: str
-    file: str
-    exact: bool
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    known_answers: str | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +37,7 @@ class Bundle:
         settings: what the family needs to know beside graphs and tables.
         graphs: by role.
         where: the folder it came from.
+        exact_files: paths of the files that make the exact_id.
     """
 
     name: str
@@ -68,38 +49,38 @@ class Bundle:
     graphs: Mapping[str, GraphSpec]
     where: Path
     _files: Mapping[str, bytes]
+    exact_files: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, name_or_path: str | Path) -> Bundle:
+    def open(cls, name_or_path: str | Path, limits: BundleLimits | None = None) -> Bundle:
         """Read a shipped bundle by name, or any bundle by its folder.
 
         Raises:
-            BundleError: there is none, a file is missing or differs from the manifest, or the manifest is unreadable.
+            BundleError: there is none, a file is missing or differs from the manifest, the manifest is unreadable, or
+                something is larger than *limits* allow.
         """
+        limits = limits or BundleLimits()
         folder = _find(name_or_path)
-        manifest = _read_manifest(folder)
-        files = {}
-        for entry in manifest["files"]:
-            files[entry["path"]] = _read_verified(folder, entry)
-        graphs = {role: _graph_spec(role, spec, files) for role, spec in manifest["graphs"].items()}
-        exact_paths = manifest["exact_files"]
-        for path in [*exact_paths, *(g.file for g in graphs.values() if g.exact)]:
-            if not isinstance(path, str) or path not in files or path not in exact_paths:
-                raise BundleError(f"{folder}: exact file {path!r} is not among the manifest's exact files")
+        try:
+            manifest = parse_manifest(_read_regular(folder, MANIFEST, limits.manifest_bytes), limits)
+        except BundleError as fault:
+            raise BundleError(f"{folder / MANIFEST}: {fault}") from fault
+        files = {entry.path: _read_verified(folder, entry) for entry in manifest.files}
         bundle = cls(
-            name=manifest["name"],
-            version=manifest["version"],
-            family=manifest["family"],
-            exact_id=exact_id({path: files[path] for path in exact_paths}),
+            name=manifest.name,
+            version=manifest.version,
+            family=manifest.family,
+            exact_id=exact_id({path: files[path] for path in manifest.exact_files}),
             bundle_hash=bundle_hash(files),
-            settings=manifest["settings"],
-            graphs=graphs,
+            settings=manifest.settings,
+            graphs=manifest.graphs,
             where=folder,
             _files=files,
+            exact_files=frozenset(manifest.exact_files),
         )
-        if bundle.exact_id.hex() != manifest["exact_id"]:
-            raise BundleError(f"{folder}: exact_id {manifest['exact_id']} does not belong to its exact files")
-        if bundle.bundle_hash != manifest["bundle_hash"]:
+        if bundle.exact_id.hex() != manifest.exact_id:
+            raise BundleError(f"{folder}: exact_id {manifest.exact_id} does not belong to its exact files")
+        if bundle.bundle_hash != manifest.bundle_hash:
             raise BundleError(f"{folder}: bundle_hash does not belong to its files")
         return bundle
 
@@ -113,6 +94,17 @@ class Bundle:
             return self._files[path]
         except KeyError:
             raise BundleError(f"{self.where}: the bundle has no file {path!r}") from None
+
+    def read_exact(self, path: str) -> bytes:
+        """Return the verified bytes of a file that the exact_id covers.
+
+        Raises:
+            BundleError: the bundle has no such file, or its exact_id does not cover it.
+        """
+        content = self.read(path)
+        if path not in self.exact_files:
+            raise BundleError(f"{self.where}: {path!r} is not among the manifest's exact files")
+        return content
 
 
 def exact_id(files: Mapping[str, bytes]) -> bytes:
@@ -147,68 +139,71 @@ def _find(name_or_path: str | Path) -> Path:
     )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_verified(folder: Path, entry: FileEntry) -> bytes:
+    file = folder / entry.path
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise BundleError(f"{folder / MANIFEST}: {fault}") from fault
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise BundleError(f"{folder / MANIFEST}: schema must be {SCHEMA}")
-    needed = {
-        "name": str,
-        "version": str,
-        "family": str,
-        "exact_id": str,
-        "bundle_hash": str,
-        "settings": dict,
-        "graphs": dict,
-        "files": list,
-        "exact_files": list,
-    }
-    for key, kind in needed.items():
-        if not isinstance(manifest.get(key), kind):
-            raise BundleError(f"{folder / MANIFEST}: {key!r} is missing or not a {kind.__name__}")
-    return manifest
-
-
-def _read_verified(folder: Path, entry: dict[str, Any]) -> bytes:
-    kinds = {"path": str, "size": int, "sha256": str}
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), kind) for key, kind in kinds.items()):
-        raise BundleError(f"{folder / MANIFEST}: a file entry lacks path, size or sha256")
-    path, size, sha256 = entry["path"], entry["size"], entry["sha256"]
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
-        raise BundleError(f"{folder / MANIFEST}: file path {path!r} leaves the bundle")
-    file = folder / pure
-    try:
-        if any((folder / part).is_symlink() for part in (pure, *pure.parents[:-1])):
-            raise BundleError(f"{file}: links are not allowed in a bundle")
-        if file.exists() and not file.is_file():
-            raise BundleError(f"{file}: not a file")
-        found = file.stat().st_size
-        if found != size or size > _LARGEST_FILE:
-            raise BundleError(f"{file}: {found} bytes, the manifest says {size} (at most {_LARGEST_FILE})")
-        content = file.read_bytes()
-    except (OSError, ValueError) as fault:  # ValueError: a path with a zero byte
+        content = _read_regular(folder, entry.path, entry.size, size=entry.size)
+    except BundleError as fault:
         raise BundleError(f"{file}: {fault}") from fault
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise BundleError(f"{file}: SHA-256 differs from the manifest's")
     return content
 
 
-def _graph_spec(role: str, spec: dict[str, Any], files: Mapping[str, bytes]) -> GraphSpec:
+def _read_regular(folder: Path, path: str, largest: int, size: int | None = None) -> bytes:
+    """Return the content of a plain file below *folder*; no link is followed on the way there.
+
+    Args:
+        size: bytes that it must have, if that is known.
+
+    Raises:
+        BundleError: it is missing, not a file, behind a link, of another size, or of more than *largest* bytes.
+    """
+    *parents, name = path.split("/")
+    opened: list[int] = []
     try:
-        graph = GraphSpec(
-            role=role,
-            file=spec["file"],
-            exact=bool(spec["exact"]),
-            inputs=tuple(spec["inputs"]),
-            outputs=tuple(spec["outputs"]),
-            known_answers=spec.get("known_answers"),
-        )
-    except (KeyError, TypeError) as fault:
-        raise BundleError(f"graph {role!r}: the manifest lacks {fault}") from fault
-    for path in (graph.file, graph.known_answers):
-        if path is not None and (not isinstance(path, str) or path not in files):
-            raise BundleError(f"graph {role!r}: {path!r} is not among the bundle's files")
-    return graph
+        opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+        for parent in parents:
+            _refuse_link(parent, opened[-1])
+            opened.append(os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        _refuse_link(name, opened[-1])
+        # Not blocking: a pipe must be refused, not waited for.
+        opened.append(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened[-1]))
+        status = os.fstat(opened[-1])
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError("not a file")
+        _check_size(status.st_size, largest, size)
+        with os.fdopen(opened.pop(), "rb") as file:
+            content = file.read(status.st_size + 1)
+        _check_size(len(content), largest, size)  # it may have changed meanwhile
+        return content
+    except OSError as fault:
+        raise BundleError(fault.strerror or str(fault)) from fault
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _check_size(found: int, largest: int, size: int | None) -> None:
+    if size is not None and found != size:
+        raise BundleError(f"{found} bytes, the manifest says {size}")
+    if found > largest:
+        raise BundleError(f"{found} bytes; at most {largest} are allowed")
+
+
+def _refuse_link(name: str, folder: int) -> None:
+    if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        raise BundleError("links are not allowed in a bundle")
+
+
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "SHIPPED",
+    "Bundle",
+    "BundleLimits",
+    "GraphSpec",
+    "bundle_hash",
+    "exact_id",
+    "shipped_bundles",
+]

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from engines.bundle import GraphSpec
 from engines.engine import Tensor
 from engines.errors import EngineError
+from engines.manifest import GraphSpec
 
 
 def _import_onnxruntime() -> Any:

@@ -17,6 +17,8 @@ from engines.bundle import MANIFEST, SCHEMA, Bundle, bundle_hash, exact_id
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.open import check_known_answers
 from runtime.errors import OutputError
+from runtime.model import Model
+from runtime.stream import Limits
 
 CARD = "MODEL_CARD.md"  # for people; not among the manifest's files, so that it can be written once results are known
 
@@ -87,8 +89,17 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
 
 
 def verify_bundle(folder: Path) -> None:
-    """Open the bundle and run every known answer."""
+    """Open the bundle, run every known answer, and prove every exact graph from its file.
+
+    Raises:
+        BundleError, EngineError: something is not as it was to be.
+    """
     bundle = Bundle.open(folder)
     for spec in bundle.graphs.values():
         if spec.known_answers is not None:
             check_known_answers(bundle, spec, OnnxRuntimeCpu(bundle.read(spec.file), spec, 1))
+    exact = [spec.role for spec in bundle.graphs.values() if spec.exact]
+    if exact:
+        model = Model(bundle, "auto", 1, Limits())
+        for role in exact:
+            model.prove(role)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.arrays import read_arrays
 from engines.bundle import Bundle
 from engines.costs import Costs, cache_folder
-from engines.engine import Engine
-from engines.open import open_engine
+from engines.exact_graph import read_exact_graph
+from engines.open import OpenedEngine, open_engine
+from engines.proof import prove
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import Tables
@@ -20,6 +23,15 @@ from runtime.families.base import Tensor
 from runtime.stream import Limits
 
 TABLES = "tables/entropy.npz"
+_CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
+
+
+class EngineUse(NamedTuple):
+    """Which back end runs a graph, and why: "chosen", or what was wrong with those before it."""
+
+    role: str
+    backend: str
+    reason: str
 
 
 class Model:
@@ -36,8 +48,8 @@ class Model:
             raise BundleError(f"bundle {bundle.name} is of family {bundle.family!r}; known: {', '.join(FAMILIES)}")
         self.bundle, self.limits = bundle, limits
         self._backend, self._threads = backend, threads
-        self._engines: dict[str, Engine] = {}
-        self.tables = Tables.from_bytes(bundle.read(TABLES))
+        self._engines: dict[str, OpenedEngine] = {}
+        self.tables = _read_tables(bundle)
         self._may_change_coder = coder == "auto"
         self._kernels = cache_folder() / "kernels"
         self.coder = open_coder(self.tables, coder, self._kernels)
@@ -61,7 +73,7 @@ class Model:
         if self._may_change_coder:
             self.coder = hurry(self.tables, self.coder, self._kernels)
 
-    def engine(self, role: str) -> Engine:
+    def engine(self, role: str) -> OpenedEngine:
         """Return the engine of *role*, opened and proved."""
         if role not in self._engines:
             self._engines[role] = open_engine(self.bundle, role, self._backend, self._threads)
@@ -72,9 +84,46 @@ class Model:
         for role in self.bundle.graphs:
             self.engine(role)
 
+    def engines_report(self) -> list[EngineUse]:
+        """Return what runs each graph that was opened, in the order of opening."""
+        return [EngineUse(role, engine.backend, engine.reason) for role, engine in self._engines.items()]
+
+    def prove(self, role: str) -> dict[str, float]:
+        """Prove from its file that no engine can round in an exact graph; return log2 of each layer's largest sum.
+
+        Raises:
+            BundleError: there is no such graph, a sum can be too large, an operation is not exact, or the manifest
+                claims less than what is found, or other layers.
+        """
+        spec = self.bundle.graphs.get(role)
+        if spec is None or not spec.exact:
+            raise BundleError(f"bundle {self.bundle.name} has no exact graph {role!r}")
+        try:
+            proof = prove(read_exact_graph(self.bundle.read(spec.file)), self.family.input_limits(role))
+        except BundleError as fault:
+            raise BundleError(f"bundle {self.bundle.name}: graph {role!r}: {fault}") from fault
+        claims = spec.accumulator_log2
+        if claims is not None and claims.keys() != proof.keys():
+            raise BundleError(f"graph {role!r} has layers {', '.join(proof)}; the manifest claims {', '.join(claims)}")
+        for layer, bits in proof.items():
+            if claims is not None and not bits <= claims[layer] + _CLAIM_TOLERANCE:
+                raise BundleError(
+                    f"graph {role!r}, layer {layer!r}: sums can reach 2^{bits:.3f}; "
+                    f"the manifest claims 2^{claims[layer]:.3f}"
+                )
+        return proof
+
     def close(self) -> None:
         """Save the measured costs and free the engines."""
         self.costs.save(self._costs_path)
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+
+
+def _read_tables(bundle: Bundle) -> Tables:
+    try:
+        arrays = read_arrays(bundle.read_exact(TABLES))
+    except BundleError as fault:
+        raise BundleError(f"tables: {fault}") from fault
+    return Tables.from_arrays(arrays)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,8 @@ from itertools import chain
 import numpy as np
 
 from engines.bundle import Bundle, GraphSpec, shipped_bundles
-from engines.open import check_known_answers
+from engines.known_answers import check_known_answers, known_answers
+from engines.numpy_exact import NumpyExact
 from runtime.cli.coder_check import check_agreement, check_coder
 from runtime.cli.console import print_object
 from runtime.cli.options import add_engine_options, add_json
@@ -26,7 +26,7 @@ from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
 from runtime.entropy.tables import Tables
 from runtime.errors import CutoffError, EngineError
-from runtime.model import Model
+from runtime.model import EngineUse, Model
 from runtime.picture import Image, image_from_tensor, tensor_from_image
 from runtime.stream import Limits
 
@@ -87,9 +87,13 @@ def check_bundle(name: str, backend: str = "auto", threads: int | None = None) -
         return
     for spec in opened[0].graphs.values():
         yield _checked(f"{name}: graph {spec.role}", partial(check_graph, models[0], spec))
+        if spec.exact:
+            yield _checked(f"{name}: proof of {spec.role}", partial(check_proof, models[0], spec))
+            yield _checked(f"{name}: reference of {spec.role}", partial(check_reference, models[0], spec))
     colour = synthetic_picture(_WIDTH, _HEIGHT)
     yield _checked(f"{name}: colour picture", partial(check_picture, models[0], colour))
     yield _checked(f"{name}: grey picture", partial(check_picture, models[0], colour[..., 1]))
+    yield Check(f"{name}: engines", True, described_engines(models[0].engines_report()))
 
 
 def check_graph(model: Model, spec: GraphSpec) -> str:
@@ -106,6 +110,42 @@ def check_graph(model: Model, spec: GraphSpec) -> str:
     if not share <= FREE_TOLERANCE:
         raise EngineError(f"outputs differ from the known answers by {share:.2g} of their range on {engine.backend}")
     return f"within {share:.2g} of its range on {engine.backend}"
+
+
+def check_proof(model: Model, spec: GraphSpec) -> str:
+    """Prove from an exact graph's file that no engine can round in it, and that the manifest's claims hold.
+
+    Raises:
+        BundleError: a sum can leave the integers that float32 holds, or more than is claimed.
+    """
+    proof = model.prove(spec.role)
+    claimed = "as the manifest claims" if spec.accumulator_log2 is not None else "the manifest claims nothing"
+    layer = max(proof, key=lambda name: proof[name])
+    return f"sums of {len(proof)} layers stay within 2^{proof[layer]:.4f} ({layer}), {claimed}"
+
+
+def check_reference(model: Model, spec: GraphSpec) -> str:
+    """Run an exact graph in 64-bit integers beside its engine, on the inputs of its known answers.
+
+    Raises:
+        EngineError, BundleError: they differ in any bit, or the graph cannot be run.
+    """
+    engine = model.engine(spec.role)
+    reference = NumpyExact(model.bundle.read(spec.file), spec)
+    cases = [answer.inputs for answer in known_answers(model.bundle, spec)]
+    for case in cases:
+        if not all(map(np.array_equal, engine.run(*case), reference.run(*case))):
+            raise EngineError(f"{engine.backend} and {reference.backend} give different bits")
+    return f"{engine.backend} and {reference.backend} give the same bits on {len(cases)} inputs"
+
+
+def described_engines(uses: list[EngineUse]) -> str:
+    """Return which back end runs which graphs; the reason too where it is not the one that was chosen."""
+    graphs: dict[str, list[str]] = {}
+    for use in uses:
+        engine = use.backend if use.reason == "chosen" else f"{use.backend} ({use.reason})"
+        graphs.setdefault(engine, []).append(use.role)
+    return "; ".join(f"{', '.join(roles)} on {engine}" for engine, roles in graphs.items())
 
 
 def check_picture(model: Model, image: Image) -> str:
@@ -141,9 +181,7 @@ def _described(tables: Tables) -> str:
 
 def _output_range(bundle: Bundle, spec: GraphSpec) -> float:
     """Return the span of a graph's known outputs."""
-    assert spec.known_answers is not None, "there were known answers to compare with"
-    with np.load(io.BytesIO(bundle.read(spec.known_answers)), allow_pickle=False) as answers:
-        outputs = [answers[f"{case}.{name}"] for case in range(int(answers["cases"])) for name in spec.outputs]
+    outputs = [output for answer in known_answers(bundle, spec) for output in answer.outputs]
     return float(max(output.max() for output in outputs) - min(output.min() for output in outputs))
 
 

@@ -12,6 +12,7 @@ FORMAT.md, "Tables".
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ TOTAL_BITS = 24  # the frequencies of a row sum to 2^24
 MEAN_UNIT = 64  # means, deviations and mu are in units of 1/64 symbol
 MOST_TRITS = 6  # symbols up to 364: their means fit int16
 MOST_LEVELS = 256
+MOST_MODELS = MOST_LEVELS + (1 << 12)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Tables:
         _require(self.priority.shape == (inner,), "priority must have one entry per inner node")
         _require(self.deviation.shape == (nodes,), "deviation must have one entry per node")
         _require(self.root.shape == self.trits.shape, "root and trits must have one entry per model")
+        _require(len(self.trits) <= MOST_MODELS, f"more than {MOST_MODELS} models")
         _require(bool((self.frequencies >= 1).all()), "a frequency is zero")
         _require(bool((self.frequencies.sum(axis=1, dtype=np.uint64) == 1 << TOTAL_BITS).all()), "a row's sum is wrong")
         _require(bool((self.first_child > np.arange(inner)).all()), "a child precedes its parent")
@@ -111,7 +114,21 @@ class Tables:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Tables:
-        """Read a table file.
+        """Read a table file of one's own; of others', `from_arrays` takes what was read with limits.
+
+        Raises:
+            BundleError: an array is missing, of the wrong type, or contradicts another.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except Exception as fault:  # what numpy, zipfile and zlib raise on garbage has no common base
+            raise BundleError(f"tables: not a readable table file: {fault!r}") from fault
+        return cls.from_arrays(arrays)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Tables:
+        """Take the arrays of a table file.
 
         Raises:
             BundleError: an array is missing, of the wrong type, or contradicts another.
@@ -126,14 +143,10 @@ class Tables:
             "deviation": np.uint16,
             "sigma_thresholds": np.int32,
         }
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in kinds}
-        except Exception as fault:  # what numpy, zipfile and zlib raise on garbage has no common base
-            raise BundleError(f"tables: not a readable table file: {fault!r}") from fault
         for name, kind in kinds.items():
+            _require(name in arrays, f"not a readable table file: {name} is missing")
             _require(arrays[name].dtype == kind, f"{name} must be {np.dtype(kind)}, not {arrays[name].dtype}")
-        return cls(**{name: np.asarray(array, order="C") for name, array in arrays.items()})
+        return cls(**{name: np.asarray(arrays[name], order="C") for name in kinds})
 
 
 def _symbol_of_mean(mean: NDArray[np.int16]) -> NDArray[np.int32]:

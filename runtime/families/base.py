@@ -84,3 +84,11 @@ class Family(Protocol):
     def begin(self, height: int, width: int) -> Latents:
         """Return latents of which nothing is known, for a padded picture of *height* x *width*."""
         ...
+
+    def input_limits(self, role: str) -> Mapping[str, NDArray[np.int32]]:
+        """Return the largest magnitude, per channel, of the integers that the exact graph *role* is given, by input.
+
+        Raises:
+            BundleError: the family has no such exact graph.
+        """
+        ...

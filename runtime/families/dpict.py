@@ -21,6 +21,7 @@ from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
 
 _CODES = 1 << 10  # sigma codes are 0..1023
 _Y_STRIDE, _Z_STRIDE = 16, 64
+_MOST_CHANNELS = 1 << 12
 
 
 class Dpict:
@@ -37,14 +38,14 @@ class Dpict:
         Raises:
             BundleError: a setting is missing, or the tables have other channels.
         """
+        self.y_channels = _channels(settings, "y_channels")
+        self.z_channels = _channels(settings, "z_channels")
         try:
-            self.y_channels = int(settings["y_channels"])
-            self.z_channels = int(settings["z_channels"])
             self.value_gain = float(settings["value_gain"])
             self.deviation_input = bool(settings["deviation_input"])
             # (planes missing, role): the network refines pictures of which at least that many planes are missing
             self.post = tuple((float(missing), str(role)) for missing, role in settings["post"])
-        except (KeyError, TypeError, ValueError) as fault:
+        except (KeyError, TypeError, ValueError, OverflowError) as fault:
             raise BundleError(f"settings of family dpict: {fault!r}") from fault
         if len(tables.trits) != tables.y_levels + self.z_channels:
             raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
@@ -55,6 +56,12 @@ class Dpict:
         """Run g_a, h_a and h_s."""
         (y,) = self.run("g_a", x)
         (z,) = self.run("h_a", y)
+        shapes = [
+            (1, self.y_channels, x.shape[2] // _Y_STRIDE, x.shape[3] // _Y_STRIDE),
+            (1, self.z_channels, x.shape[2] // _Z_STRIDE, x.shape[3] // _Z_STRIDE),
+        ]
+        if [y.shape, z.shape] != shapes:
+            raise BundleError(f"g_a and h_a give {y.shape} and {z.shape}, not {shapes[0]} and {shapes[1]}")
         latents = DpictLatents(self, x.shape[2], x.shape[3], np.rint(z[0]).astype(np.int32))
         # What the decoder will know of z, not z itself: a symbol beyond its table's range is clamped.
         assert latents.z.symbols is not None
@@ -64,6 +71,12 @@ class Dpict:
     def begin(self, height: int, width: int) -> DpictLatents:
         """Return latents of which nothing is known."""
         return DpictLatents(self, height, width, None)
+
+    def input_limits(self, role: str) -> Mapping[str, NDArray[np.int32]]:
+        """Return the largest z that the tables can express."""
+        if role != "h_s":
+            raise BundleError(f"family dpict has no exact graph {role!r}")
+        return {"z_hat": self.tables.largest[self.tables.y_levels :]}
 
 
 class DpictLatents:
@@ -89,6 +102,10 @@ class DpictLatents:
         family = self._family
         z_hat = z_symbols.astype(np.float32).reshape(1, *self._z_shape)
         mu, codes = family.run("h_s", z_hat)
+        if not mu.shape == codes.shape == (1, *self._y_shape):
+            raise BundleError(f"h_s gives {mu.shape} and {codes.shape}, not {(1, *self._y_shape)}")
+        if not 0 <= codes.min() <= codes.max() < _CODES:
+            raise BundleError(f"h_s gives a sigma code outside 0..{_CODES - 1}")
         self._mu = mu.reshape(-1).astype(np.int32)
         levels = family.level_of_code[codes.reshape(-1).astype(np.int32)]
         symbols = None
@@ -139,3 +156,11 @@ class DpictLatents:
                 passes.append(Pass(role, ("x_hat",), "x_hat", optional=True))
                 break
         return Reconstruction(tensors, tuple(passes), Pass("preview", latents, "x_hat"))
+
+
+def _channels(settings: Mapping[str, Any], name: str) -> int:
+    """Return a number of channels, which later claims memory."""
+    channels = settings.get(name)
+    if not isinstance(channels, int) or not 1 <= channels <= _MOST_CHANNELS:
+        raise BundleError(f"settings of family dpict: {name} must be 1 to {_MOST_CHANNELS}, not {channels!r}")
+    return channels

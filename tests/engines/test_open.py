@@ -137,7 +137,7 @@ def test_unknown_role_is_refused(bundle: Bundle) -> None:
 
 def test_graph_that_is_no_graph_is_refused(bundle: Bundle) -> None:
     """What the parser says becomes one of our errors, with the graph's name."""
-    with pytest.raises(EngineError, match="graph 'g_a' cannot be opened"):
+    with pytest.raises(BundleError, match="graph 'g_a' cannot be opened"):
         open_engine(changed(bundle, "graphs/g_a.onnx", b"nonsense"), "g_a")
 
 

@@ -16,7 +16,7 @@ import runtime
 import runtime.errors
 from engines.costs import cache_folder
 from runtime import Codec, Limits
-from runtime.errors import BundleError, EngineError, LimitExceeded, UsageError
+from runtime.errors import BundleError, LimitExceeded, UsageError
 
 
 @pytest.fixture
@@ -115,10 +115,10 @@ def test_garbage_in_place_of_tables_is_refused_when_opened(bundle: Path) -> None
         Codec.open(bundle)
 
 
-def test_garbage_in_place_of_a_graph_is_an_engine_error(bundle: Path) -> None:
+def test_garbage_in_place_of_a_graph_is_refused_when_it_is_opened(bundle: Path) -> None:
     """A verified graph that cannot be parsed is named when it is needed."""
     rewrite(bundle, {"graphs/g_a.onnx": b"nonsense"})
-    with Codec.open(bundle) as codec, pytest.raises(EngineError, match="'g_a' cannot be opened"):
+    with Codec.open(bundle) as codec, pytest.raises(BundleError, match="'g_a' cannot be opened"):
         codec.encode(np.zeros((8, 8), np.uint8))
 
 
