@@ -73,6 +73,7 @@ def _strip(model: onnx.ModelProto) -> None:
     """Remove what depends on where and how the graph was made, so that the same network gives the same bytes."""
     model.producer_version = ""
     del model.metadata_props[:]
+    del model.graph.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

@@ -61,17 +61,17 @@ def image_from_tensor(x: Tensor, height: int, width: int, *, grey: bool) -> Imag
 
 def enlarged(x: Tensor, factor: int, height: int, width: int) -> Tensor:
     """Return *x*, float32 (1, C, h, w), enlarged *factor* times (bilinear) and cut to *height* x *width*."""
-    rows = _interpolated(x, factor, axis=2)[:, :, :height]
-    return _interpolated(rows, factor, axis=3)[:, :, :, :width]
+    wide = _interpolated(x.swapaxes(2, 3), factor)[:, :, :width]  # (1, C, W, h): first along what is short
+    return _interpolated(wide.swapaxes(2, 3), factor)[:, :, :height]
 
 
-def _interpolated(x: Tensor, factor: int, axis: int) -> Tensor:
-    size = x.shape[axis]
-    position = (np.arange(size * factor, dtype=np.float32) + np.float32(0.5)) / np.float32(factor) - np.float32(0.5)
-    position = np.clip(position, 0, size - 1)
-    lower = np.floor(position).astype(np.int64)
-    share = (position - lower).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-    below = x.take(lower, axis=axis)
-    above = x.take(np.minimum(lower + 1, size - 1), axis=axis)
-    result: Tensor = below + (above - below) * share
+def _interpolated(x: Tensor, factor: int) -> Tensor:
+    """Return *x* with *factor* times as many rows, positions between two of them weighted by their distance."""
+    above = np.concatenate([x[:, :, :1], x[:, :, :-1]], axis=2)
+    below = np.concatenate([x[:, :, 1:], x[:, :, -1:]], axis=2)
+    result = np.empty((*x.shape[:2], x.shape[2] * factor, x.shape[3]), np.float32)
+    for phase in range(factor):
+        offset = (phase + 0.5) / factor - 0.5
+        neighbour = above if offset < 0 else below
+        result[:, :, phase::factor] = x + (neighbour - x) * np.float32(abs(offset))
     return result

@@ -51,6 +51,7 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
             "deviation_input": cuts,
             "post": [] if cuts else [list(entry) for entry in POST_RANGES],
             "value_gain": 1.0,
+            "preview_share": 1.0,
         },
         files={TABLES: tables.to_bytes(), "graphs/h_s.onnx": h_s_file},
         exact_files=[TABLES, "graphs/h_s.onnx"],
@@ -65,7 +66,7 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
     content.measured = _rate_costs(networks, engine, tables, latents[1::2], inputs[1::2])
     with tempfile.TemporaryDirectory() as folder:
         trial = write_bundle(Path(folder) / "trial", settings.name, "0", settings.family, content)
-        content.settings["value_gain"] = _value_gain(trial, pictures[1::4])
+        content.settings |= _measured_errors(trial, pictures[1::4])
     return content
 
 
@@ -157,20 +158,30 @@ def _rate_costs(
     }
 
 
-def _value_gain(bundle: Path, pictures: list[Tensor]) -> float:
-    """Measure the picture's squared error per squared error of latents, over cuts of held-out pictures."""
-    latent_error, picture_error = 0.0, 0.0
+def _measured_errors(bundle: Path, pictures: list[Tensor]) -> dict[str, float]:
+    """Measure the settings `value_gain`, over cuts of held-out pictures, and `preview_share`, on the worst of them.
+
+    Args:
+        bundle: the folder of a bundle whose value_gain is 1.
+    """
+    latent_error = picture_error = worst_preview = 0.0
     with Codec.open(bundle, threads=1) as codec:
         for picture in pictures:
             image = picture.permute(1, 2, 0).contiguous().numpy()
             encoding = codec.encode(image)
-            complete = codec.decode(encoding.stream).image
-            assert complete is not None
-            floor = float(np.square(complete.astype(np.float64) - image).sum())
+            decoder = codec.decoder()
+            decoder.feed(encoding.stream)
+            floor = _squared_error(decoder.finish().image, image)
+            preview_error = _squared_error(decoder.preview(), image) - floor
+            worst_preview = max(worst_preview, preview_error / float(encoding.value.squared_error[0]))
             for share in (0.1, 0.25, 0.5):
                 size = max(int(encoding.value.offsets[0]), int(len(encoding.stream) * share))
-                cut = codec.decode(encoding.stream[:size]).image
-                assert cut is not None
-                picture_error += float(np.square(cut.astype(np.float64) - image).sum()) - floor
+                picture_error += _squared_error(codec.decode(encoding.stream[:size]).image, image) - floor
                 latent_error += encoding.value.at(size)
-    return picture_error / latent_error
+    gain = picture_error / latent_error
+    return {"value_gain": gain, "preview_share": worst_preview / gain}
+
+
+def _squared_error(ours: NDArray[np.uint8] | None, truth: NDArray[np.uint8]) -> float:
+    assert ours is not None
+    return float(np.square(ours.astype(np.float64) - truth).sum())

@@ -64,6 +64,10 @@ class Latents(Protocol):
         """Return the best estimate of the latents from what the fields know now (any time after the body began)."""
         ...
 
+    def error_left(self) -> float:
+        """Return the expected squared error of the latents as they are known now (any time after the body began)."""
+        ...
+
     @property
     def steps_total(self) -> int:
         """How many steps the body has; known when its first step is."""
@@ -75,6 +79,8 @@ class Family(Protocol):
 
     has_planes: bool  # a step of the body is a plane
     stride: int  # pictures are padded to a multiple of this
+    # What the preview loses of complete latents, at worst, as a share of the error of latents of which nothing is known
+    preview_share: float
     value_gain: float  # squared error of the picture (grey levels of 0..255) per squared error of a latent
 
     def analyse(self, x: Tensor) -> Latents:

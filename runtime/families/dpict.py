@@ -42,6 +42,7 @@ class Dpict:
         self.z_channels = _channels(settings, "z_channels")
         try:
             self.value_gain = float(settings["value_gain"])
+            self.preview_share = float(settings["preview_share"])
             self.deviation_input = bool(settings["deviation_input"])
             # (planes missing, role): the network refines pictures of which at least that many planes are missing
             self.post = tuple((float(missing), str(role)) for missing, role in settings["post"])
@@ -51,6 +52,7 @@ class Dpict:
             raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
         self.tables, self.run, self.plane = tables, run, plane
         self.level_of_code = tables.level_of_code(_CODES)
+        self.variance = (tables.deviation / np.float32(MEAN_UNIT)) ** 2
 
     def analyse(self, x: Tensor) -> DpictLatents:
         """Run g_a, h_a and h_s."""
@@ -136,6 +138,11 @@ class DpictLatents:
         if self._step is None:
             return float(self._planes)
         return self._step.place - self._step.received / len(self._step)
+
+    def error_left(self) -> float:
+        """Return the sum of the variances that the elements' nodes have."""
+        assert self.y is not None, "the head segment comes first"
+        return float(self._family.variance.take(self.y.nodes).sum(dtype=np.float64))
 
     def reconstruct(self) -> Reconstruction:
         """Return conditional means plus mu, the deviation left, and the networks for as many planes as are missing."""

@@ -261,6 +261,7 @@ def write_tiny(folder: Path) -> None:
             "z_channels": Z_CHANNELS,
             "deviation_input": False,
             "post": [[1.5, "post_low"]],
+            "preview_share": 0.1,
             "value_gain": (255 / float(_STEP)) ** 2 * 16,  # a mean stands for 16 pixels
         },
         "graphs": graphs,

@@ -90,7 +90,7 @@ def test_unknown_family_is_refused(bundle: Path) -> None:
         Codec.open(bundle)
 
 
-@pytest.mark.parametrize("key", ["y_channels", "z_channels", "value_gain", "deviation_input", "post"])
+@pytest.mark.parametrize("key", ["y_channels", "z_channels", "value_gain", "preview_share", "deviation_input", "post"])
 def test_missing_setting_is_refused(bundle: Path, key: str) -> None:
     """A family says which of its settings is missing."""
     settings = json.loads((bundle / "manifest.json").read_text())["settings"]

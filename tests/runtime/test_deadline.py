@@ -78,6 +78,7 @@ def world(make_golden: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             made.now += made.slice_s
             return decode(self, rows)
 
+        monkeypatch.setattr(codec.model.family, "preview_share", 10.0)  # a preview is worse than anything else
         monkeypatch.setattr(codec.model, "run", timed_run)
         monkeypatch.setattr(TritDecoder, "decode", timed_decode)
         monkeypatch.setattr("runtime.deadline.time", SimpleNamespace(monotonic=lambda: made.now))
@@ -227,6 +228,26 @@ def test_feeding_after_the_time_is_up_changes_nothing(world: World) -> None:
     on_time = world.codec.decode(world.early)
     assert picture.steps == on_time.steps
     assert picture.bytes_used <= len(world.early) + 8  # counted in words that the coder has looked at
+
+
+def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where g_s would have to start before much is known, decoding goes on and the preview answers."""
+    world.slice_s = 0.001
+    left_s = FULL + 0.006  # the head segment takes three slices
+    rushed = world.codec.decode(world.stream, world.deadline(left_s))
+    assert "g_s" not in rushed.skipped and rushed.steps < 2
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.001)
+    patient = world.codec.decode(world.stream, world.deadline(left_s))
+    assert "g_s" in patient.skipped and patient.steps > rushed.steps
+    assert patient.image is not None and not patient.missed
+
+
+def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that knows nearly everything when g_s has to start makes the full picture."""
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
+    world.slice_s = 0.004
+    picture = world.codec.decode(world.stream, world.deadline(FULL + 0.035))
+    assert "g_s" not in picture.skipped and not picture.missed and 0 < picture.steps < picture.steps_total
 
 
 def test_head_segment_is_decoded_even_when_late(world: World) -> None:
