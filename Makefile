@@ -10,13 +10,17 @@ PICTURES ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test test-arm lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+# Other processors, emulated; needs Debian's apt-get and dpkg, and unzip.
+test-arm: $(VENV)/.dev
+	PYTHONPATH=. $(BIN)/python tests/emulated/run.py .emulated
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,148 @@
+"""Other processors, emulated: the same symbols and the same codes as here (`make test-arm`).
+
+    python tests/emulated/run.py FOLDER
+
+Streams are made here and their symbols computed here; then the same script runs under user-mode emulation of several
+Arm cores and of an x86 core without AVX-512 and VNNI, and must print the same hashes. On Arm, where constriction has no
+wheel, the compiled coder is what runs. Needs Debian (apt-get, dpkg), pip and unzip, no root; about 250 MB in FOLDER,
+which is kept for the next time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtime import Codec
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+# Core, and what its /proc/cpuinfo says: ONNX Runtime chooses its kernels by that.
+BASIC = "fp asimd evtstrm aes pmull sha1 sha2 crc32"
+ARM_CORES = {
+    "cortex-a72": ("0xd08", BASIC),
+    "cortex-a76": ("0xd0b", f"{BASIC} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"),
+    "max": ("0xd4f", f"{BASIC} atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp sve i8mm bf16"),
+}
+X86_CORES = ("Haswell",)
+PYTHON = ("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "python3.11")
+LIBRARIES = (
+    *("libc6", "libstdc++6", "libgcc-s1", "zlib1g", "libexpat1", "libffi8", "libssl3", "libbz2-1.0", "liblzma5"),
+    *("libsqlite3-0", "libuuid1", "libcrypt1", "libncursesw6", "libtinfo6", "libreadline8"),
+)
+WHEELS = ("numpy", "onnxruntime", "numba", "llvmlite", "pillow", "flatbuffers")
+
+
+def main() -> int:
+    """Prepare, compute here, compare there; return 1 if anything differs."""
+    folder = Path(sys.argv[1]).resolve()
+    streams = folder / "streams"
+    prepare(folder)
+    make_streams(streams)
+    here = json.loads(run([sys.executable], streams, folder / "cache-here"))
+    print(f"here: {len(here)} runs")
+    failed = False
+    for core in (*ARM_CORES, *X86_CORES):
+        started = time.monotonic()
+        try:
+            there = json.loads(run(emulated(folder, core), streams, folder / f"cache-{core}"))
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as fault:
+            there = {"": str(fault)}
+        same = there == here
+        failed |= not same
+        seconds = time.monotonic() - started
+        print(f"{core}: {'the same symbols, codes and h_s' if same else 'DIFFERENT'}, {seconds:.0f} s")
+        for name in here if not same else ():
+            if there.get(name) != here[name]:
+                print(f"  {name}: {there.get(name)}, here {here[name]}")
+    return int(failed)
+
+
+def make_streams(folder: Path) -> None:
+    """Encode two pictures of odd sizes with every shipped bundle, and take the valid golden streams."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in (HERE.parent / "golden" / "valid").glob("*.cut"):
+        shutil.copy(file, folder)
+    row, column = np.mgrid[:130, :210]
+    waves = np.stack(
+        [np.sin(row / 9) * np.cos(column / (5 + k)) + np.sin(row * column / 900) for k in range(3)], axis=2
+    )
+    noise = np.random.default_rng(0).normal(0, 12, waves.shape)
+    image = np.clip(waves * 60 + noise + 128, 0, 255).astype(np.uint8)
+    with Codec.open("dpict-edge") as codec:
+        (folder / "colour.cut").write_bytes(codec.encode(image).stream)
+        (folder / "grey.cut").write_bytes(codec.encode(image[:65, :, 0]).stream)
+
+
+def run(interpreter: list[str], streams: Path, cache: Path) -> str:
+    """Return what symbols.py prints under *interpreter*."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUTOFF_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [*interpreter, str(HERE / "symbols.py"), str(streams)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    if done.returncode != 0:  # what an emulator says of features it lacks is of interest only then
+        print(done.stderr[-4000:], file=sys.stderr)
+        done.check_returncode()
+    return done.stdout
+
+
+def emulated(folder: Path, core: str) -> list[str]:
+    """Return the command that starts Python on an emulated *core*."""
+    emulators = folder / "qemu" / "usr" / "bin"
+    if core in X86_CORES:
+        return [str(emulators / "qemu-x86_64-static"), "-cpu", core, sys.executable]
+    arm = folder / "arm64"
+    part, features = ARM_CORES[core]
+    (arm / "proc").mkdir(exist_ok=True)
+    (arm / "proc" / "cpuinfo").write_text(
+        f"processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
+        f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: 0\n"
+    )
+    python_path = f"PYTHONPATH={ROOT}:{folder / 'site'}"
+    settings = ["-E", f"PYTHONHOME={arm / 'usr'}", "-E", python_path]
+    emulator = [str(emulators / "qemu-aarch64-static"), "-cpu", core, "-L", str(arm)]
+    return [*emulator, *settings, str(arm / "usr" / "bin" / "python3.11")]
+
+
+def prepare(folder: Path) -> None:
+    """Fetch emulator, Arm Python and wheels, unless they are there."""
+    done = folder / "prepared"
+    if done.exists():
+        return
+    debs = folder / "debs"
+    for part in (debs, folder / "lists" / "partial", folder / "archives" / "partial", folder / "wheels"):
+        part.mkdir(parents=True, exist_ok=True)
+    options = ["-qq", "-o", "APT::Sandbox::User=root", "-o", f"Dir::State::Lists={folder / 'lists'}"]
+    options += ["-o", f"Dir::Cache={folder}", "-o", "Dir::State::status=/dev/null"]
+    for architecture, packages in (("amd64", ("qemu-user-static",)), ("arm64", PYTHON + LIBRARIES)):
+        chosen = [*options, "-o", f"APT::Architecture={architecture}", "-o", f"APT::Architectures={architecture}"]
+        shell(["apt-get", *chosen, "update"], debs)
+        shell(["apt-get", *chosen, "download", *packages], debs)
+    for deb in debs.glob("*.deb"):
+        shell(["dpkg", "-x", str(deb), str(folder / ("qemu" if deb.name.startswith("qemu") else "arm64"))], debs)
+    cpu = folder / "arm64" / "sys" / "devices" / "system" / "cpu"
+    cpu.mkdir(parents=True, exist_ok=True)
+    for name in ("present", "possible", "online"):
+        (cpu / name).write_text("0\n")
+    platforms = [f"--platform=manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_17", "2014")]
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version=3.11"]
+    shell([*pip, "--implementation=cp", *platforms, "-d", "wheels", *WHEELS], folder)
+    for wheel in (folder / "wheels").glob("*.whl"):
+        shell(["unzip", "-qo", str(wheel), "-d", str(folder / "site")], folder)
+    done.touch()
+
+
+def shell(command: list[str], folder: Path) -> None:
+    """Run *command* in *folder*."""
+    subprocess.run(command, cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

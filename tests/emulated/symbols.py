@@ -1,0 +1,74 @@
+"""Print, as one JSON object, everything that must be the same on every machine; see run.py.
+
+    python tests/emulated/symbols.py STREAMS
+
+Hashes only, of: what h_s gives for the z of every stream in the folder STREAMS, by number of threads; the nodes of all
+latents after several prefixes of every stream; and the range code that the symbols of every whole stream encode to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from engines.bundle import Bundle, shipped_bundles
+from runtime import Codec
+from runtime.entropy.plan import Field, trit_planes
+from runtime.stream import Header, Limits
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SHARES = (0.0, 0.13, 0.4, 0.77, 1.0)
+
+
+def main() -> None:
+    """Compute and print."""
+    found: dict[str, object] = {}
+    for file in sorted(Path(sys.argv[1]).glob("*.cut")):
+        stream = file.read_bytes()
+        header = Header.from_bytes(stream, Limits())
+        for threads in (1, 2):
+            with Codec.open(bundle_of(header), threads=threads) as codec:
+                codec.model.hurry()
+                found[f"{file.name}, {threads} threads"] = of_stream(codec, header, stream)
+    print(json.dumps(found, indent=1, sort_keys=True))
+
+
+def bundle_of(header: Header) -> str | Path:
+    """Return the bundle that a stream needs: a shipped one, or the tiny one of the golden files."""
+    for candidate in (*shipped_bundles(), GOLDEN / "tiny"):
+        if Bundle.open(candidate).exact_id == header.exact_id:
+            return candidate
+    raise SystemExit(f"no bundle with exact_id {header.exact_id.hex()}")
+
+
+def of_stream(codec: Codec, header: Header, stream: bytes) -> dict[str, str]:
+    """Return the hashes of one stream."""
+    hashes = {}
+    for share in SHARES:
+        size = header.body_start + int(share * (len(stream) - header.body_start))
+        decoder = codec.decoder()
+        decoder.feed(stream[:size])
+        hashes[f"nodes after {size} bytes"] = digest(decoder._latents.y.nodes)
+    latents = decoder._latents
+    z_hat = latents.z.known_symbols().astype(np.float32).reshape(1, *latents._z_shape)
+    for name, output in zip(("mu", "sigma code"), codec.model.run("h_s", z_hat), strict=True):
+        hashes[name] = digest(output.astype(np.int32))
+    encoder = codec.model.coder.encoder()
+    field = Field(latents.y.models, codec.model.tables, latents.y.known_symbols())
+    for step in trit_planes(field):
+        encoder.encode_step(step, len(step))
+    hashes["code"] = hashlib.sha256(encoder.finish()).hexdigest()[:16]
+    return hashes
+
+
+def digest(array: np.ndarray) -> str:
+    """Return a hash of the integers of *array*."""
+    return hashlib.sha256(np.ascontiguousarray(array, "<i4").tobytes()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    main()
