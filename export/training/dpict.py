@@ -137,7 +137,8 @@ class Cuts:
 class Post:
     """Stage `post`: both postprocessing networks, each on its range of missing planes.
 
-    Loss: how far the refined partial picture is from that of complete latents (DPICT, equation 19).
+    Loss: how far the refined partial picture is from that of complete latents (DPICT, equation 19), as a logarithm, so
+    that both ranges weigh the same.
     """
 
     trains: tuple[str, ...] = ("post_low", "post_high")

@@ -66,13 +66,15 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's own) and return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    show_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]  # allowed anywhere, also behind a verb's own verbs
     try:
         arguments = _parser(words).parse_args(words)
         status = VERBS[arguments.verb].run(arguments)
         sys.stdout.flush()
         return status
     except CutoffError as fault:
-        if "--traceback" in words:
+        if show_traceback:
             traceback.print_exc()
         print(f"cutoff: error: {' '.join(str(fault).split())}", file=sys.stderr)
         return fault.exit_status

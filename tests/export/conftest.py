@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from export.training.config import StageSettings, TrainingSettings  # noqa: E402
+from export.training.config import StageSettings, TrainingSettings
 
 TINY = {
     "y_channels": 16,

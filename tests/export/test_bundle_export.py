@@ -8,15 +8,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
 
-from engines.bundle import Bundle  # noqa: E402
-from export.bundle_writer import BundleContent, write_bundle  # noqa: E402
-from export.families import EXPORTERS  # noqa: E402
-from export.training.config import TrainingSettings  # noqa: E402
-from export.training.families import make_family  # noqa: E402
-from export.training.pictures import load_pictures  # noqa: E402
-from export.weights import load_weights, networks_with  # noqa: E402
-from runtime import Codec  # noqa: E402
-from runtime.errors import OutputError, UsageError  # noqa: E402
+from engines.bundle import Bundle
+from export.bundle_writer import BundleContent, write_bundle
+from export.families import EXPORTERS
+from export.training.config import TrainingSettings
+from export.training.families import make_family
+from export.training.pictures import load_pictures
+from export.weights import load_weights, networks_with
+from runtime import Codec
+from runtime.errors import OutputError, UsageError
 
 POST = ("post_low", "post_high")
 

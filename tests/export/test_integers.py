@@ -6,11 +6,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
 
-import onnxruntime  # noqa: E402
-from onnx import ModelProto, numpy_helper  # noqa: E402
+import onnxruntime
+from onnx import ModelProto, numpy_helper
 
-from export.integers import ACCUMULATOR, CODE_LIMIT, MU_LIMIT, Z_LIMIT, integer_graph  # noqa: E402
-from export.networks.backbones import make_backbone  # noqa: E402
+from export.integers import ACCUMULATOR, CODE_LIMIT, MU_LIMIT, Z_LIMIT, integer_graph
+from export.networks.backbones import make_backbone
 
 Z_CHANNELS, Y_CHANNELS = 12, 20
 

@@ -5,11 +5,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 
-from export.networks.entropy import LOG_STEP, SIGMA_MIN, FactorizedPrior  # noqa: E402
-from export.tables import make_tables  # noqa: E402
-from export.training.partial import TorchTables  # noqa: E402
-from runtime.entropy.plan import Field, trit_planes  # noqa: E402
-from runtime.entropy.tables import MEAN_UNIT  # noqa: E402
+from export.networks.entropy import LOG_STEP, SIGMA_MIN, FactorizedPrior
+from export.tables import make_tables
+from export.training.partial import TorchTables
+from runtime.entropy.plan import Field, trit_planes
+from runtime.entropy.tables import MEAN_UNIT
 
 TABLES = make_tables(FactorizedPrior(2))
 

@@ -9,15 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 
-from export.networks.backbones import make_backbone  # noqa: E402
-from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint  # noqa: E402
-from export.training.config import TrainingSettings  # noqa: E402
-from export.training.families import make_family  # noqa: E402
-from export.training.group import Group  # noqa: E402
-from export.training.loop import Run  # noqa: E402
-from export.training.pictures import Patches, load_pictures, split_held_out  # noqa: E402
-from runtime.errors import ConfigurationError, PictureError  # noqa: E402
-from runtime.settings import load_settings  # noqa: E402
+from export.networks.backbones import make_backbone
+from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from export.training.config import TrainingSettings
+from export.training.families import make_family
+from export.training.group import Group
+from export.training.loop import Run
+from export.training.pictures import Patches, load_pictures, split_held_out
+from runtime.errors import ConfigurationError, PictureError
+from runtime.settings import load_settings
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -550,6 +550,9 @@ def test_traceback_only_on_request(capsys: Capture, tmp_path: Path) -> None:
     for words in (["--traceback", "inspect", "missing.cut"], ["inspect", "missing.cut", "--traceback"]):
         assert main(words) == 1
         assert "Traceback" in capsys.readouterr().err
+    pytest.importorskip("rich", reason="rich is not installed (extra: eval)")
+    assert main(["eval", "rd", "--bundle", "dpict-edge", "--images", "missing", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
     _refusal(capsys, "inspect", tmp_path / "missing.cut")
 
 
