@@ -1,4 +1,4 @@
-"""h_s as an exact integer graph: integers carried in float32, the same bits on every machine.
+"""Exact integer graphs: integers carried in float32, the same bits on every machine.
 
 Each convolution becomes
 
@@ -13,6 +13,7 @@ Scales are powers of two per channel, folded into the next layer's weights: see 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -57,27 +58,55 @@ class IntegerLayer:
     accumulator: float
 
 
-def integer_graph(h_s: nn.Module, z_hat: list[Tensor]) -> tuple[onnx.ModelProto, dict[str, float]]:
-    """Return h_s as an exact ONNX graph, and its proof.
+@dataclass(frozen=True)
+class Head:
+    """One output of an exact graph: a slice of the last layer's channels, in integers of 1 / *unit*, clipped."""
+
+    name: str
+    unit: int
+    low: int
+    high: int
+
+
+MU = Head("mu", MEAN_UNIT, -MU_LIMIT, MU_LIMIT)
+SIGMA_CODE = Head("sigma_code", CODE_UNIT, 0, CODE_LIMIT)
+
+
+@dataclass(frozen=True)
+class IntegerInput:
+    """What comes into an exact graph, per channel: integers x * 2^exponent of magnitude at most limit."""
+
+    name: str
+    exponent: NDArray[np.int64]
+    limit: NDArray[np.float64]
+
+
+def z_input(channels: int) -> IntegerInput:
+    """Return the input of an h_s: z itself, as far as tables can express it."""
+    return IntegerInput("z_hat", np.zeros(channels, np.int64), np.full(channels, float(Z_LIMIT)))
+
+
+def integer_graph(
+    role: str, network: nn.Module, given: IntegerInput, heads: Sequence[Head], samples: list[Tensor]
+) -> tuple[onnx.ModelProto, dict[str, float]]:
+    """Return a network that is a chain of layers as an exact ONNX graph, and its proof.
 
     Args:
-        h_s: a network with `layers` of 1x1 and depthwise convolutions and DepthToSpace, as `edge.HyperSynthesis`.
-        z_hat: float32 (1, C, h, w) each, integers: what activation ranges are measured on.
+        network: has `layers`, as `edge.HyperSynthesis`: 1x1 and depthwise convolutions, each but the last followed by
+            a clamp to 0..HIDDEN_LIMIT, and DepthToSpace.
+        heads: how the last layer's channels divide, in equal parts.
+        samples: float32 (1, C, h, w) each, as the trained layers take them: what activation ranges are measured on.
 
     Returns:
-        A graph from z_hat (1, C, h, w) to mu in units of 1/64 and sigma_code in units of 1/16 level, and log2 of every
-        layer's largest accumulator by name.
+        The graph from *given* (1, C, h, w) to the heads, and log2 of every layer's largest accumulator by name.
     """
-    layers: list[Any] = list(cast(nn.ModuleList, h_s.layers))
-    largest = _measured_ranges(layers, z_hat)
+    chain: list[Any] = list(cast(nn.ModuleList, network.layers))
+    largest = _measured_ranges(chain, samples)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, NDArray[np.float32]] = {}
     proof = {}
-    first = layers[0]
-    exponent = np.zeros(first.in_channels, np.int64)  # x_integer = x * 2^exponent, per channel
-    limit = np.full(first.in_channels, float(Z_LIMIT))
-    name = "z_hat"
-    for index, layer in enumerate(layers):
+    exponent, limit, name = given.exponent, given.limit, given.name
+    for index, layer in enumerate(chain):
         if isinstance(layer, DepthToSpace):
             out = f"h{index}"
             nodes.append(helper.make_node("DepthToSpace", [name], [out], blocksize=layer.size, mode="CRD"))
@@ -86,33 +115,31 @@ def integer_graph(h_s: nn.Module, z_hat: list[Tensor]) -> tuple[onnx.ModelProto,
             continue
         weight = layer.weight.detach().double().numpy()
         bias = layer.bias.detach().double().numpy()
-        if index + 1 < len(layers):
-            shared = layers[index + 1].size ** 2 if isinstance(layers[index + 1], DepthToSpace) else 1
+        if index + 1 < len(chain):
+            shared = chain[index + 1].size ** 2 if isinstance(chain[index + 1], DepthToSpace) else 1
             target = _activation_exponents(largest[index], shared)
             integer = _quantise(weight, bias, layer.groups, exponent, limit, target, 0, 2**ACTIVATION_BITS - 1)
             name = _append(nodes, constants, integer, name, f"h{index}")
             exponent, limit = target, np.full(len(target), float(integer.high))
             proof[f"h{index}"] = math.log2(integer.accumulator)
         else:
-            half = len(weight) // 2
-            for part, (output, unit, low, high) in enumerate(
-                (("mu", MEAN_UNIT, -MU_LIMIT, MU_LIMIT), ("sigma_code", CODE_UNIT, 0, CODE_LIMIT))
-            ):
-                rows = slice(part * half, (part + 1) * half)
-                target = np.full(half, round(math.log2(unit)))
-                integer = _quantise(weight[rows], bias[rows], 1, exponent, limit, target, low, high)
-                _append(nodes, constants, integer, name, output)
-                proof[output] = math.log2(integer.accumulator)
-    model = _model(nodes, constants, first.in_channels, half)
-    return model, proof
+            size = len(weight) // len(heads)
+            for part, head in enumerate(heads):
+                rows = slice(part * size, (part + 1) * size)
+                target = np.full(size, round(math.log2(head.unit)))
+                integer = _quantise(weight[rows], bias[rows], 1, exponent, limit, target, head.low, head.high)
+                _append(nodes, constants, integer, name, head.name)
+                proof[head.name] = math.log2(integer.accumulator)
+    enlarged = math.prod(layer.size for layer in chain if isinstance(layer, DepthToSpace))
+    return _model(role, nodes, constants, given, [head.name for head in heads], size, enlarged), proof
 
 
-def _measured_ranges(layers: list[Any], z_hat: list[Tensor]) -> dict[int, NDArray[np.float64]]:
+def _measured_ranges(layers: list[Any], samples: list[Tensor]) -> dict[int, NDArray[np.float64]]:
     """Return the largest activation of every hidden convolution, per channel."""
     largest: dict[int, NDArray[np.float64]] = {}
     with torch.no_grad():
-        for z in z_hat:
-            h = z
+        for sample in samples:
+            h = sample
             for index, layer in enumerate(layers[:-1]):
                 h = layer(h)
                 if isinstance(layer, nn.Conv2d):
@@ -199,17 +226,24 @@ def _append(
 
 
 def _model(
-    nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.float32]], z_channels: int, y_channels: int
+    role: str,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[np.float32]],
+    given: IntegerInput,
+    outputs: list[str],
+    channels: int,
+    enlarged: int,
 ) -> onnx.ModelProto:
-    def tensor(name: str, channels: int, scale: str) -> onnx.ValueInfoProto:
-        shape: list[str | int | None] = [1, channels, f"height{scale}", f"width{scale}"]
+    def tensor(name: str, channels: int, scale: int) -> onnx.ValueInfoProto:
+        size = "" if enlarged == 1 else str(64 // scale)  # of the picture, where a graph enlarges
+        shape: list[str | int | None] = [1, channels, f"height{size}", f"width{size}"]
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     graph = helper.make_graph(
         nodes,
-        "h_s",
-        [tensor("z_hat", z_channels, "64")],
-        [tensor("mu", y_channels, "16"), tensor("sigma_code", y_channels, "16")],
+        role,
+        [tensor(given.name, len(given.limit), 1)],
+        [tensor(name, channels, enlarged) for name in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

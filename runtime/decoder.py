@@ -23,6 +23,7 @@ from runtime.picture import Image, enlarged, image_from_tensor, padded_size
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
 
 _SLICE = 1 << 13  # trits decoded between two looks at the clock: well under a millisecond
+_PREVIEW = ("preview",)
 _PREVIEW_FACTOR = 4
 _SAFETY_S = 0.0005  # between the last stage's estimate and the deadline
 
@@ -36,11 +37,11 @@ class Picture:
         bytes_used: length of the prefix that the picture rests on.
         bytes_verified: length of the prefix whose checksums were right.
         bytes_total: length of the whole stream by its header.
-        steps, steps_total: steps of the plan that are known, fractional, and how many there are.
+        steps, steps_total: how far the body is known, fractional, and of how many, in the unit of the family.
         planes: the same in planes, for families that have them.
         complete: every symbol is known, and verified.
         damaged: the body is damaged; what lies before the damage was used.
-        skipped: stages left out to keep the deadline; "g_s" means that the preview network answered.
+        skipped: stages left out to keep the deadline; the synthesis among them means that the preview network answered.
         missed: the picture was not finished by its deadline.
         margin_ms: time left when the picture was finished; None without a deadline.
         timings: milliseconds by stage, and in all.
@@ -74,7 +75,7 @@ class Decoder:
         self._late = False  # the deadline ended entropy decoding
         self._last_preview: Image | None = None
         self._latents: Latents | None = None
-        self._aim = "g_s"  # the network that is to make the picture
+        self._aim = model.family.synthesis  # the networks that are to make the picture
         self._error_at_start = 0.0
         self._restart()
 
@@ -134,9 +135,9 @@ class Decoder:
             bytes_used=self._bytes_used(header),
             bytes_verified=self._parser.bytes_verified,
             bytes_total=header.stream_bytes,
-            steps=self._steps(),
+            steps=self._latents.steps,
             steps_total=self._latents.steps_total,
-            planes=self._steps() if self._model.family.has_planes else None,
+            planes=self._latents.steps if self._model.family.has_planes else None,
             complete=self._finished and self._parser.complete,
             damaged=self._parser.damaged,
             skipped=skipped,
@@ -152,7 +153,6 @@ class Decoder:
         self._fed = 0  # bytes of the body that the coder has
         self._plan: Iterator[Step] | None = None
         self._step: Step | None = None
-        self._steps_complete = 0
         self._finished = False
 
     def _check_model(self, header: Header) -> None:
@@ -197,14 +197,15 @@ class Decoder:
         # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
         if self._deadline is not None:
             self._error_at_start = latents.error_left()
-            self._aim = "g_s" if self._deadline.left_s() > self._reserve_s() else "preview"
+            if self._deadline.left_s() <= self._reserve_s():
+                self._aim = _PREVIEW
 
     def _decode(self) -> None:
         """Decode until bytes, plan or time end."""
         while self._step is not None and not self._finished:
             if self._deadline is not None and self._deadline.left_s() < self._reserve_s() + self._slice_s():
                 if self._preview_is_better():
-                    self._aim = "preview"
+                    self._aim = _PREVIEW
                     continue
                 self._late = True
                 return
@@ -213,7 +214,6 @@ class Decoder:
                 started = time.perf_counter()
                 following = None if self._plan is None else next(self._plan, None)
                 self._model.costs.record("step", self._pixels, time.perf_counter() - started)
-                self._steps_complete += 1
                 if following is None:
                     self._finished = True
                 else:
@@ -221,11 +221,6 @@ class Decoder:
                 continue
             if not self._coder.decode_step(step, _SLICE):
                 return
-
-    def _steps(self) -> float:
-        if self._finished or self._step is None:
-            return float(self._steps_complete)
-        return self._steps_complete + self._step.received / max(1, len(self._step))
 
     def _bytes_used(self, header: Header) -> int:
         if not self._late:
@@ -242,12 +237,14 @@ class Decoder:
             known = self._latents.reconstruct()
         passes = list(known.passes)
         skipped = []
-        while passes and passes[-1].optional and not self._fits([p.role for p in passes]):
-            skipped.append(passes.pop().role)
+        for one in reversed(known.passes):
+            if one.optional and not self._fits([p.role for p in passes]):
+                passes.remove(one)
+                skipped.append(one.role)
         if self._fits([p.role for p in passes]):
             return self._run_passes(known, passes), tuple(skipped)
         skipped += [p.role for p in reversed(passes)]
-        if self._fits(["preview"]):
+        if self._fits(list(_PREVIEW)):
             return self._run_preview(known), tuple(skipped)
         return self._last_preview, (*skipped, "preview")
 
@@ -258,14 +255,14 @@ class Decoder:
 
     def _reserve_s(self) -> float:
         """Return what must be kept for the cheapest picture of the kind aimed at."""
-        return sum(self._cost_s(stage) for stage in ("reconstruct", self._aim, "finish")) + _SAFETY_S
+        return sum(self._cost_s(stage) for stage in ("reconstruct", *self._aim, "finish")) + _SAFETY_S
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more trits and the preview will make a better picture.
 
         In the time that the preview saves at least a plane more can be decoded, which takes two thirds of the error.
         """
-        if self._aim == "preview" or self._latents is None:
+        if self._aim == _PREVIEW or self._latents is None:
             return False
         lost_by_preview = self._model.family.preview_share * self._error_at_start
         return self._latents.error_left() * 2 / 3 > lost_by_preview

@@ -20,9 +20,9 @@ class Backbone(Protocol):
     def g_a(self) -> nn.Module: ...
     def g_s(self, *, deviation_input: bool) -> nn.Module: ...
     def h_a(self) -> nn.Module: ...
-    def h_s(self) -> nn.Module: ...
+    def h_s(self, *, mean: bool = True) -> nn.Module: ...
     def post(self) -> nn.Module: ...
-    def preview(self) -> nn.Module: ...
+    def preview(self, *, deviation_input: bool = True) -> nn.Module: ...
 
 
 class EdgeBackbone:
@@ -41,14 +41,14 @@ class EdgeBackbone:
     def h_a(self) -> nn.Module:
         return edge.HyperAnalysis(self._shape)
 
-    def h_s(self) -> nn.Module:
-        return edge.HyperSynthesis(self._shape)
+    def h_s(self, *, mean: bool = True) -> nn.Module:
+        return edge.HyperSynthesis(self._shape, mean=mean)
 
     def post(self) -> nn.Module:
         return edge.Post(self._shape)
 
-    def preview(self) -> nn.Module:
-        return edge.Preview(self._shape)
+    def preview(self, *, deviation_input: bool = True) -> nn.Module:
+        return edge.Preview(self._shape, deviation_input=deviation_input)
 
 
 class PaperBackbone:
@@ -67,14 +67,14 @@ class PaperBackbone:
     def h_a(self) -> nn.Module:
         return paper.HyperAnalysis(self._shape)
 
-    def h_s(self) -> nn.Module:
-        return paper.HyperSynthesis(self._shape)
+    def h_s(self, *, mean: bool = True) -> nn.Module:
+        return paper.HyperSynthesis(self._shape, mean=mean)
 
     def post(self) -> nn.Module:
         return paper.Post(self._shape)
 
-    def preview(self) -> nn.Module:
-        return paper.Preview(self._shape)
+    def preview(self, *, deviation_input: bool = True) -> nn.Module:
+        return paper.Preview(self._shape, deviation_input=deviation_input)
 
 
 _BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, "paper": PaperBackbone}

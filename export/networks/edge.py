@@ -156,13 +156,17 @@ class HyperAnalysis(nn.Module):
 class HyperSynthesis(nn.Module):
     """h_s: z_hat (B, z_channels, h, w) -> mu and sigma level (B, y_channels, 4 h, 4 w) each.
 
+    Args:
+        mean: without it the only output is the level, as of a Gaussian around zero.
+
     The level is real-valued here (`entropy.sigma_from_level` makes a standard deviation of it). Only 1x1 and depthwise
     layers, each followed by a clamp to 0..HIDDEN_LIMIT: `export.integers` turns `layers` into an exact integer graph.
     """
 
-    def __init__(self, shape: EdgeShape) -> None:
+    def __init__(self, shape: EdgeShape, *, mean: bool = True) -> None:
         super().__init__()
         width = shape.hyper_width
+        self.heads = 2 if mean else 1
         self.layers = nn.ModuleList(
             [
                 nn.Conv2d(shape.z_channels, 4 * width, 1),
@@ -172,7 +176,7 @@ class HyperSynthesis(nn.Module):
                 DepthToSpace(2),
                 nn.Conv2d(width, width, 3, padding=1, groups=width),
                 nn.Conv2d(width, 2 * width, 1),
-                nn.Conv2d(2 * width, 2 * shape.y_channels, 1),
+                nn.Conv2d(2 * width, self.heads * shape.y_channels, 1),
             ]
         )
         head = self.layers[-1]
@@ -180,32 +184,40 @@ class HyperSynthesis(nn.Module):
         with torch.no_grad():
             head.weight.mul_(0.1)
             head.bias.zero_()
-            head.bias[shape.y_channels :] = 20.0  # start at sigma about 0.8
+            head.bias[-shape.y_channels :] = 20.0  # start at sigma about 0.8
 
-    def forward(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z_hat: Tensor) -> tuple[Tensor, ...]:
         h = z_hat
         for layer in self.layers[:-1]:
             h = layer(h)
             if isinstance(layer, nn.Conv2d):
                 h = h.clamp(0.0, HIDDEN_LIMIT)
-        mu, level = self.layers[-1](h).chunk(2, dim=1)
-        return mu, level
+        outputs: tuple[Tensor, ...] = self.layers[-1](h).chunk(self.heads, dim=1)
+        return outputs
 
 
 class Preview(nn.Module):
-    """preview: y_hat and deviation (B, y_channels, h, w) -> picture (B, 3, 4 h, 4 w): a quarter of width and height."""
+    """preview: y_hat and deviation (B, y_channels, h, w) -> picture (B, 3, 4 h, 4 w): a quarter of width and height.
 
-    def __init__(self, shape: EdgeShape) -> None:
+    Args:
+        deviation_input: see `Synthesis`.
+    """
+
+    def __init__(self, shape: EdgeShape, *, deviation_input: bool = True) -> None:
         super().__init__()
         width = 128
         self.enter = nn.Conv2d(shape.y_channels, width, 1)
-        self.deviation = nn.Conv2d(shape.y_channels, width, 1, bias=False)
+        self.deviation = nn.Conv2d(shape.y_channels, width, 1, bias=False) if deviation_input else None
         self.block = DepthwiseBlock(width)
         self.leave = nn.Conv2d(width, 48, 1)
         self.unfold = DepthToSpace(4)
 
-    def forward(self, y_hat: Tensor, deviation: Tensor) -> Tensor:
-        h = F.leaky_relu(self.enter(y_hat) + self.deviation(deviation), LEAKY_SLOPE)
+    def forward(self, y_hat: Tensor, deviation: Tensor | None = None) -> Tensor:
+        h = self.enter(y_hat)
+        if self.deviation is not None:
+            assert deviation is not None
+            h = h + self.deviation(deviation)
+        h = F.leaky_relu(h, LEAKY_SLOPE)
         x: Tensor = self.unfold(self.leave(self.block(h)))
         return x * 0.125 + 0.5
 

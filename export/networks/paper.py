@@ -223,15 +223,15 @@ class HyperSynthesis(edge.HyperSynthesis):
     an exact integer graph of it.
     """
 
-    def __init__(self, shape: PaperShape) -> None:
-        super().__init__(_edge_shape(shape))
+    def __init__(self, shape: PaperShape, *, mean: bool = True) -> None:
+        super().__init__(_edge_shape(shape), mean=mean)
 
 
 class Preview(edge.Preview):
     """preview: y_hat and deviation (B, n, h, w) -> picture (B, 3, 4 h, 4 w): a quarter of width and height."""
 
-    def __init__(self, shape: PaperShape) -> None:
-        super().__init__(_edge_shape(shape))
+    def __init__(self, shape: PaperShape, *, deviation_input: bool = True) -> None:
+        super().__init__(_edge_shape(shape), deviation_input=deviation_input)
 
 
 class Post(nn.Module):

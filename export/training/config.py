@@ -23,6 +23,7 @@ class TrainingSettings:
 
     Attributes:
         network: keyword arguments of the backbone's shape.
+        options: what only this family knows; see its file in export/training/.
         distortion_weight: lambda of `loss = bpp + lambda * MSE`, MSE on the scale 0..255. DPICT's loss (equation 5)
             divided by its lambda.
         z_rate_weight: how much a bit of z counts beside a bit of y; above 1 keeps the head segment small.
@@ -37,6 +38,7 @@ class TrainingSettings:
     backbone: str
     stages: dict[str, StageSettings]
     network: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     distortion_weight: float = 0.08
     z_rate_weight: float = 1.0
     patch: int = 256

@@ -40,6 +40,14 @@ class Field:
             largest = tables.largest.take(places)
             self.symbols = np.clip(symbols, -largest, largest).astype(np.int32, copy=False)
 
+    def part(self, window: slice) -> Field:
+        """Return a field of the elements in *window*; both know what either receives."""
+        part = Field.__new__(Field)
+        part.models, part.tables = self.models[window], self.tables
+        part.trits, part.nodes = self.trits[window], self.nodes[window]
+        part.symbols = None if self.symbols is None else self.symbols[window]
+        return part
+
     def known_symbols(self) -> NDArray[np.int32]:
         """int32 (n,): the symbols of a field whose steps are all complete."""
         return np.right_shift(self.tables.mean[self.nodes].astype(np.int32) + 32, 6)

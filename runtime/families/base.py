@@ -69,16 +69,22 @@ class Latents(Protocol):
         ...
 
     @property
+    def steps(self) -> float:
+        """How far the body is known, fractional, in the family's unit: its planes, or its channels."""
+        ...
+
+    @property
     def steps_total(self) -> int:
-        """How many steps the body has; known when its first step is."""
+        """What `steps` is once all of the body is known; fixed when its first step is."""
         ...
 
 
 class Family(Protocol):
     """A family's networks and tables of one bundle."""
 
-    has_planes: bool  # a step of the body is a plane
+    has_planes: bool  # `Latents.steps` counts planes
     stride: int  # pictures are padded to a multiple of this
+    synthesis: tuple[str, ...]  # the roles of the passes that no full-size picture can do without
     # What the preview loses of complete latents, at worst, as a share of the error of latents of which nothing is known
     preview_share: float
     value_gain: float  # squared error of the picture (grey levels of 0..255) per squared error of a latent

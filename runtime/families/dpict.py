@@ -29,6 +29,7 @@ class Dpict:
 
     has_planes = True
     stride = _Z_STRIDE
+    synthesis: tuple[str, ...] = ("g_s",)
 
     def __init__(
         self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority
@@ -130,14 +131,16 @@ class DpictLatents:
             yield step
 
     @property
+    def steps(self) -> float:
+        """Planes of y that are known."""
+        if self._step is None:
+            return 0.0
+        return self._planes - self._step.place + self._step.received / len(self._step)
+
+    @property
     def steps_total(self) -> int:
         """Planes of y."""
         return self._planes
-
-    def _planes_missing(self) -> float:
-        if self._step is None:
-            return float(self._planes)
-        return self._step.place - self._step.received / len(self._step)
 
     def error_left(self) -> float:
         """Return the sum of the variances that the elements' nodes have."""
@@ -157,7 +160,7 @@ class DpictLatents:
         tensors = {"y_hat": y_hat.reshape(shape), "deviation": deviation.reshape(shape)}
         latents = ("y_hat", "deviation")
         passes = [Pass("g_s", latents if family.deviation_input else ("y_hat",), "x_hat")]
-        missing = self._planes_missing()
+        missing = self._planes - self.steps
         for least, role in family.post:
             if missing >= least:
                 passes.append(Pass(role, ("x_hat",), "x_hat", optional=True))

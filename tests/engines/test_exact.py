@@ -328,7 +328,7 @@ def test_same_bits_as_onnx_runtime_on_exported_graphs(seed: int) -> None:
     """The exporter's own graphs of random networks, heads that reach far, at the limit of z."""
     torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
     pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
-    from export.integers import Z_LIMIT, integer_graph
+    from export.integers import MU, SIGMA_CODE, Z_LIMIT, integer_graph, z_input
     from export.networks.backbones import make_backbone
 
     torch.manual_seed(seed)
@@ -336,7 +336,8 @@ def test_same_bits_as_onnx_runtime_on_exported_graphs(seed: int) -> None:
     h_s = make_backbone("edge", shape).h_s()
     with torch.no_grad():
         h_s.layers[-1].weight.mul_(30)
-    model, claimed = integer_graph(h_s.eval(), [(torch.randn(1, 6, 5, 4) * 4).round()])
+    samples = [(torch.randn(1, 6, 5, 4) * 4).round()]
+    model, claimed = integer_graph("h_s", h_s.eval(), z_input(6), (MU, SIGMA_CODE), samples)
     content = model.SerializeToString()
     limits = np.full(6, Z_LIMIT)
     found = prove(read_exact_graph(content), {"z_hat": limits})

@@ -9,7 +9,7 @@ pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
 import onnxruntime
 from onnx import ModelProto, numpy_helper
 
-from export.integers import ACCUMULATOR, CODE_LIMIT, MU_LIMIT, Z_LIMIT, integer_graph
+from export.integers import ACCUMULATOR, CODE_LIMIT, MU, MU_LIMIT, SIGMA_CODE, Z_LIMIT, integer_graph, z_input
 from export.networks.backbones import make_backbone
 
 Z_CHANNELS, Y_CHANNELS = 12, 20
@@ -29,7 +29,8 @@ def h_s() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def exported(h_s: torch.nn.Module) -> tuple[ModelProto, dict[str, float]]:
     torch.manual_seed(1)
-    return integer_graph(h_s, [(torch.randn(1, Z_CHANNELS, 6, 5) * 4).round() for _ in range(4)])
+    samples = [(torch.randn(1, Z_CHANNELS, 6, 5) * 4).round() for _ in range(4)]
+    return integer_graph("h_s", h_s, z_input(Z_CHANNELS), (MU, SIGMA_CODE), samples)
 
 
 def session(model: ModelProto, threads: int = 1, level: str = "ORT_ENABLE_BASIC") -> onnxruntime.InferenceSession:

@@ -1,0 +1,79 @@
+"""Graphs as parts of a bundle: the file, its manifest entry and its known answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.bundle import GraphSpec
+from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from export.bundle_writer import BundleContent
+from export.graphs import FreeGraph, export_graph, known_answers
+from export.integers import IntegerInput
+
+_PICTURE_CHANNELS = 3
+
+
+def add_free_graph(content: BundleContent, graph: FreeGraph) -> None:
+    """Export *graph*, with what torch makes of one small random input as its known answer."""
+    file, answers = f"graphs/{graph.role}.onnx", f"kat/{graph.role}.npz"
+    content.files[file] = export_graph(graph)
+    generator = np.random.default_rng(0)
+    # Integers keep the file small and exact.
+    case: dict[str, NDArray[np.float32]] = {}
+    for name, example in graph.inputs.items():
+        channels = example.shape[1]
+        side = graph.stride if channels == _PICTURE_CHANNELS else 4
+        low, high = (0, 2) if channels == _PICTURE_CHANNELS else (-3, 4)
+        case[name] = generator.integers(low, high, (1, channels, side, side)).astype(np.float32)
+    with torch.no_grad():
+        case[graph.output] = graph.network(*(torch.from_numpy(case[name]) for name in graph.inputs)).numpy()
+    content.files[answers] = known_answers([case])
+    _enter(content, GraphSpec(graph.role, file, False, tuple(graph.inputs), (graph.output,), answers))
+
+
+def add_exact_graph(
+    content: BundleContent,
+    role: str,
+    model: onnx.ModelProto,
+    proof: dict[str, float],
+    given: IntegerInput,
+    real: Tensor,
+) -> OnnxRuntimeCpu:
+    """Add an exact graph, with known answers on real, random and extreme inputs of several sizes; return its engine.
+
+    Args:
+        proof: log2 of every layer's largest accumulator.
+        real: float32 (1, C, h, w), integers; an input as it comes.
+    """
+    file, answers = f"graphs/{role}.onnx", f"kat/{role}.npz"
+    outputs = tuple(output.name for output in model.graph.output)
+    spec = GraphSpec(role, file, True, (given.name,), outputs, answers)
+    content.files[file] = model.SerializeToString(deterministic=True)
+    content.exact_files.append(file)
+    engine = OnnxRuntimeCpu(content.files[file], spec, 1)
+    generator = np.random.default_rng(0)
+    bound = given.limit[None, :, None, None]
+    channels = len(given.limit)
+    inputs = [real[:, :, :4, :6].numpy()]
+    shapes = ((1, 1), (2, 3), (5, 4))
+    inputs += [np.rint(np.clip(generator.normal(0, 3, (1, channels, *s)), -bound, bound)) for s in shapes]
+    inputs += [np.where(generator.random((1, channels, 3, 3)) < 0.5, -bound, bound)]
+    cases = []
+    for one in (values.astype(np.float32) for values in inputs):
+        cases.append({given.name: one, **dict(zip(outputs, engine.run(one), strict=True))})
+    content.files[answers] = known_answers(cases)
+    _enter(content, spec)
+    content.graphs[role]["accumulator_log2"] = proof
+    return engine
+
+
+def _enter(content: BundleContent, spec: GraphSpec) -> None:
+    entry = asdict(spec)
+    role = entry.pop("role")
+    content.graphs[role] = {k: list(v) if isinstance(v, tuple) else v for k, v in entry.items() if v is not None}

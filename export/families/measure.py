@@ -1,0 +1,54 @@
+"""What a finished bundle loses and gains, measured by running it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.bundle_writer import BundleContent, write_bundle
+from export.training.config import TrainingSettings
+from runtime.codec import Codec
+from runtime.entropy.plan import Step
+from runtime.entropy.tables import TOTAL_BITS, Tables
+
+
+def step_bits(step: Step, tables: Tables) -> float:
+    """Return the ideal length of a step's trits under the tables' integer frequencies; an encoder's step only."""
+    trits = step.trits()
+    return -float(np.log2(tables.frequencies[step.rows, trits] / 2.0**TOTAL_BITS).sum())
+
+
+def measured_errors(content: BundleContent, settings: TrainingSettings, pictures: list[Tensor]) -> dict[str, float]:
+    """Return the settings `value_gain`, over cuts of *pictures*, and `preview_share`, on the worst of them.
+
+    Args:
+        content: all of a bundle; its value_gain and preview_share are 1.
+        pictures: uint8 (3, H, W).
+    """
+    latent_error = picture_error = worst_preview = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        trial = write_bundle(Path(folder) / "trial", settings.name, "0", settings.family, content)
+        with Codec.open(trial, threads=1) as codec:
+            for picture in pictures:
+                image = picture.permute(1, 2, 0).contiguous().numpy()
+                encoding = codec.encode(image)
+                decoder = codec.decoder()
+                decoder.feed(encoding.stream)
+                floor = _squared_error(decoder.finish().image, image)
+                preview_error = _squared_error(decoder.preview(), image) - floor
+                worst_preview = max(worst_preview, preview_error / float(encoding.value.squared_error[0]))
+                for share in (0.1, 0.25, 0.5):
+                    size = max(int(encoding.value.offsets[0]), int(len(encoding.stream) * share))
+                    picture_error += _squared_error(codec.decode(encoding.stream[:size]).image, image) - floor
+                    latent_error += encoding.value.at(size)
+    gain = picture_error / latent_error
+    return {"value_gain": gain, "preview_share": worst_preview / gain}
+
+
+def _squared_error(ours: NDArray[np.uint8] | None, truth: NDArray[np.uint8]) -> float:
+    assert ours is not None
+    return float(np.square(ours.astype(np.float64) - truth).sum())

@@ -1,0 +1,197 @@
+"""The progdtd family in training: double tail drop on a zero-mean hyperprior.
+
+Stages:
+    rd     everything, whole latents: a hyperprior as it is usually trained (the paper's "standard"), a start for `dtd`
+    dtd    everything, with the tails of latent and hyper latent dropped (ProgDTD, section 3.3)
+
+Source: ProgDTD (CVPR workshops 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from export.networks.backbones import Backbone
+from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
+from export.training.config import TrainingSettings
+from export.training.dpict import autocast
+from export.training.loop import FamilyTraining, Stage
+from export.training.pictures import cropped
+from export.training.validation import CUTS_BPP
+from runtime.errors import ConfigurationError
+from runtime.settings import settings_from_dict
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `options` of a settings file may say.
+
+    Attributes:
+        keep_least, keep_most: u1 and u2 of the paper: the share of channels kept is drawn from U(u1, u2) per picture.
+        groups: into how many groups the stream divides both latents; the hyper channels of a group precede its latent.
+    """
+
+    keep_least: float = 0.0
+    keep_most: float = 1.0
+    groups: int = 4
+
+
+@dataclass
+class Latents:
+    """What the encoder knows of a batch: float32; the level is that of complete hyper latents."""
+
+    y: Tensor
+    z_hat: Tensor
+    level: Tensor
+
+
+class ProgDtd(nn.Module):
+    """All networks of the family; `state_dict` names are `<role>.<backbone's names>`."""
+
+    def __init__(self, backbone: Backbone, groups: int) -> None:
+        super().__init__()
+        self.g_a = backbone.g_a()
+        self.g_s = backbone.g_s(deviation_input=False)
+        self.h_a = backbone.h_a()
+        self.h_s = backbone.h_s(mean=False)
+        self.prior = FactorizedPrior(backbone.z_channels)
+        self.preview = backbone.preview(deviation_input=False)
+        self.y_channels, self.groups = backbone.y_channels, groups
+
+    def analyse(self, x: Tensor) -> Latents:
+        """Run g_a, h_a and h_s as the encoder does, z rounded; the level follows from all of z."""
+        y = self.g_a(x).float()
+        z_hat = self.h_a(y).float().round()
+        return Latents(y, z_hat, self.h_s(z_hat)[0].float())
+
+    def grouped_level(self, z_hat: Tensor) -> Tensor:
+        """Return the level that a decoder knows: that of a group of y from the hyper channels up to that group."""
+        parts = []
+        for y_part, z_end in self.group_ends(z_hat.shape[1]):
+            level = self.h_s(keep_channels(z_hat, z_end))[0].float()
+            parts.append(level[:, y_part])
+        return torch.cat(parts, dim=1)
+
+    def group_ends(self, z_channels: int) -> list[tuple[slice, int]]:
+        """Return for each group its channels of y, and how many hyper channels have arrived by then."""
+        ends = [math.ceil(self.y_channels * (g + 1) / self.groups) for g in range(self.groups)]
+        return [
+            (slice(start, end), math.ceil(z_channels * (g + 1) / self.groups))
+            for g, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
+        ]
+
+
+def keep_channels(t: Tensor, count: int) -> Tensor:
+    """Return *t*, (B, C, h, w), with all channels from *count* on set to zero."""
+    return torch.cat([t[:, :count], torch.zeros_like(t[:, count:])], dim=1)
+
+
+class TailDrop:
+    """Stages `rd` and `dtd`: loss = bpp of what is kept of y and z + lambda * MSE of the picture made of it.
+
+    Both latents lose the same share of their channels, drawn for each picture (ProgDTD, section 3.3). h_a sees the
+    whole latent; what is dropped costs nothing.
+    """
+
+    trains: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s", "prior", "preview")
+
+    def __init__(self, settings: TrainingSettings, least: float, most: float) -> None:
+        self._settings, self._least, self._most = settings, least, most
+
+    def begin(self, networks: ProgDtd) -> None:
+        """Start from the weights as they are."""
+
+    def loss(self, networks: ProgDtd, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of one draw, and its parts."""
+        share = torch.empty(len(x), device=x.device).uniform_(self._least, self._most)
+        with autocast(x):
+            y = networks.g_a(x).float()
+            z = networks.h_a(y).float()
+        y_kept, z_kept = kept_mask(y, share), kept_mask(z, share)
+        with autocast(x):
+            level = networks.h_s(round_through(z) * z_kept)[0].float()
+        z_bits = (networks.prior.bits(add_noise(z)) * z_kept).sum()
+        y_bits = (gaussian_bits(add_noise(y), sigma_from_level(level)) * y_kept).sum()
+        y_hat = round_through(y) * y_kept
+        with autocast(x):
+            x_hat = networks.g_s(y_hat)
+            small = networks.preview(y_hat.detach())
+        mse = (x_hat.float() - x).square().mean() * 255.0**2
+        preview_mse = (small.float() - F.avg_pool2d(x, 4)).square().mean() * 255.0**2
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        y_bpp, z_bpp = y_bits / pixels, z_bits / pixels
+        settings = self._settings
+        loss = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * (mse + 0.1 * preview_mse)
+        return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": mse, "preview_mse": preview_mse}
+
+
+def kept_mask(t: Tensor, share: Tensor) -> Tensor:
+    """Return float32 (B, C, 1, 1): 1 for the first channels of *t*, as many as *share* (B,) of them, rounded up."""
+    channels = torch.arange(t.shape[1], device=t.device)
+    kept = (share[:, None] * t.shape[1]).ceil().clamp_min(1)
+    return (channels[None, :] < kept).float()[:, :, None, None]
+
+
+class ChannelValidation:
+    """PSNR of held-out pictures when the stream is cut after whole channels; rates are ideal ones."""
+
+    def __init__(self, pictures: list[Tensor], device: torch.device, multiple: int = 64) -> None:
+        self._pictures = [cropped(picture, multiple).to(device) for picture in pictures]
+
+    def __call__(self, networks: ProgDtd, stage: str) -> dict[str, float]:
+        """Return mean figures over the pictures."""
+        rows = [self._one(networks, x) for x in self._pictures]
+        return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+
+    def _one(self, networks: ProgDtd, x: Tensor) -> dict[str, float]:
+        latents = networks.analyse(x)
+        pixels = x.shape[2] * x.shape[3]
+        y_hat = latents.y.round()
+        z_bits = networks.prior.bits(latents.z_hat).sum(dim=(0, 2, 3))
+        figures = {"z_bpp": float(z_bits.sum()) / pixels}
+        for name, level, groups in (
+            ("grouped", networks.grouped_level(latents.z_hat), networks.groups),
+            ("z first", latents.level, 1),
+        ):
+            bits = gaussian_bits(y_hat, sigma_from_level(level)).sum(dim=(0, 2, 3))
+            start = 0
+            for g in range(groups):
+                end = math.ceil(len(z_bits) * (g + 1) / groups)
+                bits[math.ceil(len(bits) * g / groups)] += z_bits[start:end].sum()
+                start = end
+            ends = bits.cumsum(0) / pixels
+            for cut in CUTS_BPP:
+                kept = int((ends <= cut).sum())
+                figures[f"{name} psnr_{cut}"] = self._psnr(networks, keep_channels(y_hat, kept), x)
+            figures[f"{name} full_bpp"] = float(ends[-1])
+        return figures | {"psnr_full": self._psnr(networks, y_hat, x)}
+
+    @staticmethod
+    def _psnr(networks: ProgDtd, y_hat: Tensor, x: Tensor) -> float:
+        mse = float((networks.g_s(y_hat).clamp(0, 1) - x).square().mean())
+        return 10 * math.log10(1 / max(mse, 1e-10))
+
+
+def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
+    """Return the family's networks, its stages in order, and its validation.
+
+    Raises:
+        ConfigurationError: an option is unknown or out of range.
+    """
+    options = settings_from_dict(Options, settings.options, "options")
+    if not 0 <= options.keep_least < options.keep_most <= 1 or options.groups < 1:
+        raise ConfigurationError(f"options: need 0 <= keep_least < keep_most <= 1 and groups >= 1, not {options}")
+    stages: dict[str, Stage] = {
+        "rd": TailDrop(settings, 1.0, 1.0),
+        "dtd": TailDrop(settings, options.keep_least, options.keep_most),
+    }
+    return FamilyTraining(
+        networks=ProgDtd(backbone, options.groups),
+        stages={name: stage for name, stage in stages.items() if name in settings.stages},
+        validation=ChannelValidation,
+    )
