@@ -46,12 +46,12 @@ class _ClampWithReturn(torch.autograd.Function):
         return grad * keep, None, None
 
 
-def gaussian_bits(y_centred: Tensor, sigma: Tensor) -> Tensor:
-    """Return the bits of each (noisy) symbol under N(0, sigma^2) integrated over its unit cell (DPICT, equation 3)."""
+def gaussian_bits(y_centred: Tensor, sigma: Tensor, cell: float = 1.0) -> Tensor:
+    """Return the bits of each (noisy) symbol under N(0, sigma^2) integrated over its cell (DPICT, equation 3)."""
     magnitude = y_centred.abs()
     inverse = 1.0 / sigma
-    upper = torch.special.ndtr((0.5 - magnitude) * inverse)
-    lower = torch.special.ndtr((-0.5 - magnitude) * inverse)
+    upper = torch.special.ndtr((0.5 * cell - magnitude) * inverse)
+    lower = torch.special.ndtr((-0.5 * cell - magnitude) * inverse)
     return -torch.log2((upper - lower).clamp_min(LIKELIHOOD_MIN))
 
 

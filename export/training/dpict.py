@@ -4,6 +4,7 @@ Stages:
     rd    g_a, g_s, h_a, h_s and the prior of z on rate and distortion of the full stream (DPICT, equation 5)
     cuts  a second g_s, and the preview network, on random cuts through the real tables; everything else is fixed
     post  the two postprocessing networks for the first g_s, which is fixed (equation 19)
+    multirate  in place of rd: the same networks on partial latents, too (equation 20); an ablation of the paper's
 """
 
 from __future__ import annotations
@@ -92,6 +93,44 @@ class RateDistortion:
         settings = self._settings
         loss = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
         return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": mse}
+
+
+class MultiRate(RateDistortion):
+    """Stage `multirate`: rate and distortion of latents of which the last 0 to 3 planes are missing.
+
+    The sum of DPICT's equation 20 is sampled: each half of a batch draws how many planes it misses. A plane's step is
+    three times the next one's, so its distortion, about nine times as large, weighs a ninth.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self._random = random.Random(settings.seed)
+
+    def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss of both halves' draws, and its parts."""
+        with autocast(x):
+            y = networks.g_a(x).float()
+            z = networks.h_a(y).float()
+            mu, level = (t.float() for t in networks.h_s(round_through(z)))
+        centred, sigma = y - mu, sigma_from_level(level)
+        z_bits = networks.prior.bits(add_noise(z)).sum()
+        half = x.shape[0] // 2
+        y_bits, errors, weighted = [], [], []
+        for part in (slice(0, half), slice(half, None)):
+            missing = self._random.randrange(4)
+            cell = 3.0**missing
+            noisy = cell * add_noise(centred[part] / cell)
+            y_bits.append(gaussian_bits(noisy, sigma[part], cell).sum())
+            with autocast(x):
+                x_hat = networks.g_s(cell * round_through(centred[part] / cell) + mu[part])
+            errors.append((x_hat.float() - x[part]).square().mean() * 255.0**2)
+            weighted.append(errors[-1] / 9.0**missing)
+        pixels = x.shape[0] * x.shape[2] * x.shape[3]
+        y_bpp, z_bpp = torch.stack(y_bits).sum() / pixels, z_bits / pixels
+        settings = self._settings
+        distortion = torch.stack(weighted).mean()
+        loss = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * distortion
+        return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": torch.stack(errors).mean()}
 
 
 MOST_MISSING = 3.4  # planes; what is left of a stream then is hardly more than its head segment
@@ -184,7 +223,12 @@ def render(networks: Dpict, stage: str, known_y_hat: Tensor, deviation: Tensor, 
 
 def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     """Return the family's networks, its stages in order, and its validation."""
-    stages: dict[str, Stage] = {"rd": RateDistortion(settings), "cuts": Cuts(settings), "post": Post(settings)}
+    stages: dict[str, Stage] = {
+        "rd": RateDistortion(settings),
+        "multirate": MultiRate(settings),
+        "cuts": Cuts(settings),
+        "post": Post(settings),
+    }
     return FamilyTraining(
         networks=Dpict(backbone),
         stages={name: stage for name, stage in stages.items() if name in settings.stages},

@@ -29,7 +29,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_settings() -> TrainingSettings:
-    stages = {name: StageSettings(steps=4, batch=4, warmup_steps=2) for name in ("rd", "cuts", "post")}
+    stages = {name: StageSettings(steps=4, batch=4, warmup_steps=2) for name in ("rd", "multirate", "cuts", "post")}
     return TrainingSettings(
         name="tiny",
         family="dpict",
