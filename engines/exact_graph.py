@@ -8,8 +8,10 @@ Whatever else is in a file is refused, so a proof or another engine needs to kno
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +100,27 @@ def read_exact_graph(content: bytes) -> ExactGraph:
         BundleError: the file cannot be read, or it has an operation that is not exact on every machine.
     """
     return _Builder(read_graph(content)).build()
+
+
+def surroundings(graph: ExactGraph) -> tuple[int, int]:
+    """Return by how much *graph* enlarges height and width, and how many input positions away an output still sees.
+
+    Raises:
+        BundleError: outputs, or what a layer joins, are of different sizes.
+    """
+    seen = {name: (1, Fraction(0)) for name, _ in graph.inputs}
+    for step in graph.steps:
+        scale, reach = seen[step.source]
+        if isinstance(step, Convolution):
+            reach += Fraction(step.weight.shape[2] // 2, scale)
+        elif isinstance(step, Rearrangement):
+            scale *= step.size
+        seen[step.result] = (scale, reach)
+    found = [seen[step] for _, step in graph.outputs]
+    scales = {scale for scale, _ in found}
+    if len(scales) != 1:
+        raise BundleError(f"outputs are {', '.join(map(str, sorted(scales)))} times as large as the input")
+    return scales.pop(), math.ceil(max(reach for _, reach in found))
 
 
 @dataclass

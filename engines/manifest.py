@@ -6,6 +6,7 @@ and within limits. A manifest comes from outside: no claim in it may lead out of
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -26,6 +27,7 @@ _HEX = re.compile(r"[0-9a-f]+")
 _EXACT_ID_DIGITS, _HASH_DIGITS = 16, 64
 _LONGEST_NUMBER = 20
 _MOST_PARTS = 4
+_MOST_REACH = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,21 @@ class BundleLimits:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How a graph may be run in parts.
+
+    Attributes:
+        pixels: pixels of the picture per position of the input, along an axis.
+        multiple: inputs' heights and widths are multiples of this.
+        reach: how many positions away an input can still change an output.
+    """
+
+    pixels: int
+    multiple: int
+    reach: int
+
+
+@dataclass(frozen=True)
 class GraphSpec:
     """What the manifest says of one graph.
 
@@ -58,6 +75,7 @@ class GraphSpec:
         inputs, outputs: tensor names in order, all float32 (B, C, H, W).
         known_answers: path of the file of known answers, or None.
         accumulator_log2: of exact graphs, log2 of each layer's largest sum as the exporter claims it, or None.
+        tiling: how it may be run in parts, or None if every output may depend on all of the input.
     """
 
     role: str
@@ -67,6 +85,7 @@ class GraphSpec:
     outputs: tuple[str, ...]
     known_answers: str | None
     accumulator_log2: Mapping[str, float] | None = None
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +257,16 @@ def _graph(role: str, fields: Any, paths: set[str], limits: BundleLimits) -> Gra
             isinstance(bits, (int, float)) and not isinstance(bits, bool) for bits in claims.values()
         )
         _require(valid, f"{where}: accumulator_log2 must give a number for each layer")
+    tiling = fields.get("tiling")
+    if tiling is not None:
+        names = [name.name for name in dataclasses.fields(Tiling)]
+        valid = isinstance(tiling, dict) and all(_is_int(tiling.get(name)) for name in names)
+        _require(valid, f"{where}: tiling must give integers {', '.join(names)}")
+        tiling = Tiling(**{name: tiling[name] for name in names})
+        within = 0 <= tiling.reach <= _MOST_REACH and all(
+            1 <= size <= _MOST_REACH for size in (tiling.pixels, tiling.multiple)
+        )
+        _require(within, f"{where}: tiling is out of range")
     return GraphSpec(
         role=role,
         file=fields["file"],
@@ -246,6 +275,7 @@ def _graph(role: str, fields: Any, paths: set[str], limits: BundleLimits) -> Gra
         outputs=tuple(fields["outputs"]),
         known_answers=answers,
         accumulator_log2=None if claims is None else {str(layer): float(bits) for layer, bits in claims.items()},
+        tiling=tiling,
     )
 
 

@@ -20,6 +20,7 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from runtime.errors import EngineError
 
 OPSET = 18
+PICTURE_STRIDE = 64  # what pictures are padded to multiples of: a graph's stride times the pixels of one position
 TOLERANCE = 2e-4  # largest difference between ONNX Runtime and torch, relative to the largest output
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from engines.arrays import read_arrays
 from engines.bundle import Bundle
 from engines.costs import Costs, cache_folder
-from engines.exact_graph import read_exact_graph
+from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
+from engines.tiles import run_in_tiles
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import Tables
@@ -23,6 +24,7 @@ from runtime.families.base import Tensor
 from runtime.stream import Limits
 
 TABLES = "tables/entropy.npz"
+TILE_SIDE = 2048  # pixels; larger pictures go through the networks in tiles, to bound the memory of feature maps
 _CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
 
 
@@ -61,8 +63,9 @@ class Model:
         self.costs.load(self._costs_path)
 
     def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
-        """Run the graph of *role*."""
-        return self.engine(role).run(*inputs)
+        """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows."""
+        engine, tiling = self.engine(role), self.bundle.graphs[role].tiling
+        return engine.run(*inputs) if tiling is None else run_in_tiles(engine.run, inputs, tiling, TILE_SIDE)
 
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the elements of *field* that have a trit at *place*, in coding order, and their rows."""
@@ -76,8 +79,18 @@ class Model:
     def engine(self, role: str) -> OpenedEngine:
         """Return the engine of *role*, opened and proved."""
         if role not in self._engines:
+            self._check_tiling(role)
             self._engines[role] = open_engine(self.bundle, role, self._backend, self._threads)
         return self._engines[role]
+
+    def _check_tiling(self, role: str) -> None:
+        """Make sure that an exact graph gives the same bits in tiles: its own file says how far it sees."""
+        spec = self.bundle.graphs.get(role)
+        if spec is None or not spec.exact or spec.tiling is None:
+            return
+        _, reach = surroundings(read_exact_graph(self.bundle.read(spec.file)))
+        if spec.tiling.reach < reach:
+            raise BundleError(f"graph {role!r} sees {reach} positions far; its tiling claims {spec.tiling.reach}")
 
     def open_all(self) -> None:
         """Open the engines of all graphs."""

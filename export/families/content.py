@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.bundle import GraphSpec
+from engines.exact_graph import read_exact_graph, surroundings
+from engines.manifest import Tiling
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
-from export.graphs import FreeGraph, export_graph, known_answers
+from export.graphs import PICTURE_STRIDE, FreeGraph, export_graph, known_answers
 from export.integers import IntegerInput
+from export.reach import reach_of
 
 _PICTURE_CHANNELS = 3
+_Y_STRIDE = 16  # pixels of the picture per element of y
 
 
 def add_free_graph(content: BundleContent, graph: FreeGraph) -> None:
@@ -34,7 +38,11 @@ def add_free_graph(content: BundleContent, graph: FreeGraph) -> None:
     with torch.no_grad():
         case[graph.output] = graph.network(*(torch.from_numpy(case[name]) for name in graph.inputs)).numpy()
     content.files[answers] = known_answers([case])
-    _enter(content, GraphSpec(graph.role, file, False, tuple(graph.inputs), (graph.output,), answers))
+    widths = [example.shape[1] for example in graph.inputs.values()]
+    pixels = PICTURE_STRIDE // graph.stride
+    reach = reach_of(graph.network, widths, graph.stride, pixels)
+    tiling = None if reach is None else Tiling(pixels, graph.stride, reach)
+    _enter(content, GraphSpec(graph.role, file, False, tuple(graph.inputs), (graph.output,), answers, tiling=tiling))
 
 
 def add_exact_graph(
@@ -48,13 +56,16 @@ def add_exact_graph(
     """Add an exact graph, with known answers on real, random and extreme inputs of several sizes; return its engine.
 
     Args:
+        model: a graph that ends at the resolution of y.
         proof: log2 of every layer's largest accumulator.
         real: float32 (1, C, h, w), integers; an input as it comes.
     """
     file, answers = f"graphs/{role}.onnx", f"kat/{role}.npz"
     outputs = tuple(output.name for output in model.graph.output)
-    spec = GraphSpec(role, file, True, (given.name,), outputs, answers)
     content.files[file] = model.SerializeToString(deterministic=True)
+    scale, reach = surroundings(read_exact_graph(content.files[file]))
+    tiling = Tiling(_Y_STRIDE * scale, 1, reach)
+    spec = GraphSpec(role, file, True, (given.name,), outputs, answers, proof, tiling)
     content.exact_files.append(file)
     engine = OnnxRuntimeCpu(content.files[file], spec, 1)
     generator = np.random.default_rng(0)
@@ -69,7 +80,6 @@ def add_exact_graph(
         cases.append({given.name: one, **dict(zip(outputs, engine.run(one), strict=True))})
     content.files[answers] = known_answers(cases)
     _enter(content, spec)
-    content.graphs[role]["accumulator_log2"] = proof
     return engine
 
 

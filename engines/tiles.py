@@ -1,0 +1,72 @@
+"""Large inputs in tiles: a graph that sees only the surroundings of a place is run on one part after the other.
+
+A tile is read with as much around it as the graph can see, and the middle of its result is kept. No seam can show:
+convolutions see the same neighbours as in one run, and zeros beyond the picture's edge only. Exact graphs give the
+same bits either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from engines.engine import Tensor
+from engines.manifest import Tiling
+
+Run = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Positions of the input along one axis: which are read, and which of them give the result that is kept."""
+
+    read: slice
+    keep: slice
+
+    def kept_of_result(self, scale: Fraction) -> slice:
+        """Return where the kept part lies in the result of what was read."""
+        start = self.read.start
+        return slice(int((self.keep.start - start) * scale), int((self.keep.stop - start) * scale))
+
+    def place(self, scale: Fraction) -> slice:
+        """Return where it belongs in the whole output."""
+        return slice(int(self.keep.start * scale), int(self.keep.stop * scale))
+
+
+def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels: int) -> Sequence[Tensor]:
+    """Return what *run* gives for *inputs*: in one run where they are no larger than a tile.
+
+    Args:
+        run: takes and returns float32 (B, C, H, W); all inputs have one height and width, in multiples of
+            `tiling.multiple`, and outputs a fixed ratio of them.
+        side_pixels: height and width of a tile, without its surroundings, in pixels of the picture.
+    """
+    height, width = inputs[0].shape[2:]
+    side = max(1, side_pixels // (tiling.pixels * tiling.multiple)) * tiling.multiple
+    if height <= side and width <= side:
+        return run(*inputs)
+    outputs: list[Tensor] = []
+    for rows in _spans(height, side, tiling):
+        for columns in _spans(width, side, tiling):
+            parts = run(*(np.ascontiguousarray(one[:, :, rows.read, columns.read]) for one in inputs))
+            scales = [Fraction(part.shape[2], rows.read.stop - rows.read.start) for part in parts]
+            if not outputs:
+                sizes = [(int(height * scale), int(width * scale)) for scale in scales]
+                outputs = [
+                    np.empty((*part.shape[:2], *size), np.float32) for part, size in zip(parts, sizes, strict=True)
+                ]
+            for output, part, scale in zip(outputs, parts, scales, strict=True):
+                kept = part[:, :, rows.kept_of_result(scale), columns.kept_of_result(scale)]
+                output[:, :, rows.place(scale), columns.place(scale)] = kept
+    return outputs
+
+
+def _spans(size: int, side: int, tiling: Tiling) -> Iterator[_Span]:
+    """Yield the spans of one axis, in order."""
+    around = -(-tiling.reach // tiling.multiple) * tiling.multiple
+    for start in range(0, size, side):
+        stop = min(start + side, size)
+        yield _Span(slice(max(0, start - around), min(size, stop + around)), slice(start, stop))

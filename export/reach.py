@@ -1,0 +1,68 @@
+"""How far a network sees: the distance at which an input can still change an output."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+_LARGEST = 1024  # pixels a side: a network that sees farther than half of it is taken to see everything
+
+
+def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int) -> int | None:
+    """Return how many input positions away a change can be seen in *network*'s output, None if anywhere.
+
+    Found by running the network with every convolution weight 1, where nothing cancels, on zeros but for one place.
+
+    Args:
+        channels: of every input.
+        multiple: heights and widths of inputs are multiples of this.
+        pixels: pixels of the picture per input position.
+    """
+    probe = copy.deepcopy(network).double().eval()
+    for module in probe.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.ones_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    blocks = 4
+    while blocks * multiple * pixels <= _LARGEST:
+        reaches = [_seen_at(probe, channels, blocks, multiple, one) for one in range(len(channels))]
+        if None not in reaches:
+            return max(reach for reach in reaches if reach is not None)
+        blocks *= 2
+    return None
+
+
+def _seen_at(probe: nn.Module, channels: list[int], blocks: int, multiple: int, changed: int) -> int | None:
+    """Return the reach of input *changed*; None if it spans the whole output at this size."""
+    size = blocks * multiple
+    first = blocks // 2 * multiple
+    reach = 0
+    for place in (first, first + multiple - 1):
+        # On zeros nothing cancels or is lost to rounding; on ones a factor shows that depends on all of the input.
+        differs = _changes(probe, channels, (size, multiple), changed, place, 0.0)
+        differs |= _changes(probe, channels, (size, multiple), changed, place, 1.0)
+        rows = torch.nonzero(differs)[:, 0]
+        if len(rows) == 0:
+            continue
+        if rows[0] == 0 or rows[-1] == len(differs) - 1:
+            return None
+        scale = len(differs) / size
+        low, high = int(rows[0] / scale), int(-(-(int(rows[-1]) + 1) // scale)) - 1
+        reach = max(reach, place - low, high - place)
+    return reach
+
+
+def _changes(
+    probe: nn.Module, channels: list[int], size: tuple[int, int], changed: int, place: int, level: float
+) -> Tensor:
+    """Return which rows of the output change with one row of an input; bool (H,)."""
+    # Networks take 0.5 off pictures: with weights of 1, what is zero there stays zero.
+    inputs = [torch.full((1, c, *size), level + (0.5 if c == 3 else 0.0), dtype=torch.float64) for c in channels]
+    with torch.no_grad():
+        still = probe(*inputs)
+        inputs[changed][:, :, place] += 1.0
+        seen: Tensor = (probe(*inputs) != still).any(dim=3).any(dim=1)[0]
+    return seen
