@@ -137,6 +137,8 @@ def write_stream(header: Header, head: bytes, body: bytes) -> bytes:
 def trim(stream: bytes, size_bytes: int, limits: Limits = Limits()) -> bytes:
     """Return a valid stream of at most *size_bytes* that decodes like a prefix of *stream*; nothing is decoded.
 
+    Only verified bytes are kept: those of an open frame, whose checksum has not come, must not get a right one.
+
     Raises:
         Incomplete: *size_bytes*, or *stream* itself, ends before the head segment does.
         StreamError: *stream* is damaged, before or behind the cut.
@@ -150,7 +152,7 @@ def trim(stream: bytes, size_bytes: int, limits: Limits = Limits()) -> bytes:
         raise StreamError(f"damaged body: the checksum of the frame at body byte {len(parser.body)} is wrong")
     if size_bytes < header.body_start:
         raise Incomplete(f"{size_bytes} bytes cannot hold header and head segment, which take {header.body_start}")
-    kept = len(parser.body)
+    kept = parser.verified
     if header.body_start + framed_bytes(kept) > size_bytes:
         frames, rest = divmod(size_bytes - header.body_start, FRAME_BYTES + _CRC.size)
         kept = min(kept, frames * FRAME_BYTES + max(0, rest - _CRC.size))

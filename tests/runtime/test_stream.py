@@ -339,11 +339,25 @@ def test_trimming_to_its_own_size_or_more_changes_nothing() -> None:
     assert trim(stream, len(stream)) == trim(stream, 1 << 30) == stream
 
 
-def test_prefix_can_be_trimmed() -> None:
-    """What arrived of a stream becomes a stream; bytes of an unfinished frame are kept."""
-    prefix = made(12, 5000)[: HEADER_BYTES + 16 + 2052 + 777]
+@pytest.mark.parametrize(("extra", "kept"), [(0, 0), (2051, 0), (2052, 2048), (2052 + 777, 2048), (4104, 4096)])
+def test_prefix_is_trimmed_to_what_is_verified(extra: int, kept: int) -> None:
+    """What arrived of a stream becomes a stream; bytes whose checksum has not come get none from us."""
+    prefix = made(12, 5000)[: HEADER_BYTES + 16 + extra]
     cut = parsed(trim(prefix, 1 << 20))
-    assert cut.complete and len(cut.body) == 2048 + 777 and cut.header is not None and cut.header.trimmed
+    assert cut.complete and len(cut.body) == kept and cut.header is not None and cut.header.trimmed
+
+
+@given(st.integers(0, 5012), st.integers(46, 5200), st.integers(0, 8 * 5012 - 1))
+@settings(deadline=None)
+def test_trimming_verifies_nothing_that_was_not(extra: int, size: int, bit: int) -> None:
+    """Of a prefix with a flipped bit, trimming either finds the damage or keeps none of it."""
+    stream = bytearray(made(12, 5000))
+    stream[HEADER_BYTES + 16 + bit // 8] ^= 1 << bit % 8
+    try:
+        cut = parsed(trim(bytes(stream[: HEADER_BYTES + 16 + extra]), size))
+    except StreamError:
+        return
+    assert parsed(made(12, 5000)).body.startswith(cut.body)
 
 
 @pytest.mark.parametrize("length", [0, 20, HEADER_BYTES, HEADER_BYTES + 15])
