@@ -4,7 +4,8 @@
     finish, preview: Latents.reconstruct -> free graphs that still fit -> crop -> Picture
 
 Two portions of bytes or one: the state is the same. A frame whose checksum turns out wrong takes the decoder back to
-that frame's start.
+that frame's start: what came before is decoded anew, or, if a deadline has ended decoding, what came of the frame is
+taken back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 
 from runtime.deadline import Deadline
 from runtime.entropy.plan import Step
-from runtime.errors import Incomplete, ModelMismatch, StreamError
+from runtime.errors import Incomplete, LimitExceeded, ModelMismatch, StreamError
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
 from runtime.model import Model
 from runtime.picture import Image, enlarged, image_from_tensor, padded_size
@@ -44,7 +45,7 @@ class Picture:
         skipped: stages left out to keep the deadline; the synthesis among them means that the preview network answered.
         missed: the picture was not finished by its deadline.
         margin_ms: time left when the picture was finished; None without a deadline.
-        timings: milliseconds by stage, and in all.
+        timings: milliseconds by stage, and in all ("total", previews included).
     """
 
     image: Image | None
@@ -77,6 +78,7 @@ class Decoder:
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._error_at_start = 0.0
+        self._call_began = 0.0  # on the clock of `_timed`
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -85,28 +87,32 @@ class Decoder:
         Raises:
             StreamError: no stream, an unknown version, or damage in header or head segment.
             ModelMismatch: the stream needs another bundle.
-            LimitExceeded: it claims more than the codec's limits.
+            LimitExceeded: it claims more than the codec's limits, or takes more time to decode.
         """
-        started = time.perf_counter()
-        with self._timed("parse"):
-            self._parser.feed(data)
-            if self._parser.header is not None:
-                self._check_model(self._parser.header)
-        if self._parser.head is not None and not self._late:
-            self._advance()
-        self._add("total", time.perf_counter() - started)
+        with self._working():
+            with self._timed("parse"):
+                self._parser.feed(data)
+                if self._parser.header is not None:
+                    self._check_model(self._parser.header)
+            if self._parser.head is not None and not self._late:
+                self._advance()
+            elif self._late and self._parser.damaged and self._fed > self._parser.verified:
+                self._take_back()
 
     def finish_by(self) -> float | None:
         """Return the latest instant (`time.monotonic`) at which `finish` can still make a full picture in time."""
         return None if self._deadline is None else self._deadline.instant - self._reserve_s()
 
     def preview(self) -> Image | None:
-        """Return a cheap picture of full size from what has arrived; None while the head segment is not all there."""
+        """Return a cheap picture of full size from what has arrived; None while the head segment is not all there.
+
+        Raises:
+            LimitExceeded: the stream has taken more time than the codec's limits allow.
+        """
         if self._latents is None:
             return None
-        with self._timed("reconstruct"):
-            known = self._latents.reconstruct()
-        self._last_preview = self._run_preview(known)
+        with self._working():
+            self._last_preview = self._run_preview(self._reconstruct(self._latents))
         return self._last_preview
 
     def finish(self) -> Picture:
@@ -115,8 +121,8 @@ class Decoder:
         Raises:
             Incomplete: the prefix ends before the head segment does.
             StreamError: strict decoding of a damaged body.
+            LimitExceeded: the stream has taken more time than the codec's limits allow.
         """
-        started = time.perf_counter()
         header = self._parser.header
         if header is None:
             raise Incomplete(f"incomplete stream: {self._parser.received} bytes; the header alone takes {HEADER_BYTES}")
@@ -127,8 +133,8 @@ class Decoder:
         if self._strict and self._parser.damaged:
             frame = header.body_start + framed_bytes(self._parser.verified)
             raise StreamError(f"damaged body: the checksum of the frame at byte {frame} is wrong")
-        image, skipped = self._render()
-        self._add("total", time.perf_counter() - started)
+        with self._working():
+            image, skipped = self._render()
         margin_s = None if self._deadline is None else self._deadline.left_s()
         return Picture(
             image=image,
@@ -154,6 +160,8 @@ class Decoder:
         self._plan: Iterator[Step] | None = None
         self._step: Step | None = None
         self._finished = False
+        self._verified_state = 0, False  # of the two above, when the coder had verified bytes only
+        self._begun_since: list[tuple[Step, int]] = []  # that step and those after it; how much of each was known
 
     def _check_model(self, header: Header) -> None:
         ours = self._model.bundle
@@ -173,15 +181,32 @@ class Decoder:
         if self._plan is None:
             self._begin(header, head)
         with self._timed("entropy"):
-            whole = available == header.body_bytes and not header.trimmed
-            # Without a deadline the coder need not say how far it has read.
-            self._coder.extend(bytes(parser.body[self._fed : available]), whole=whole and self._deadline is None)
-            self._fed = available
-            self._decode()
+            if self._deadline is not None and self._fed <= parser.verified:
+                self._decode_until(parser.verified, header)
+                self._verified_state = self._steps_complete, self._finished
+                self._begun_since = [(self._step, self._step.received)] if self._step is not None else []
+            self._decode_until(available, header)
+
+    def _decode_until(self, available: int, header: Header) -> None:
+        """Give the coder the first *available* bytes of the body, and decode."""
+        whole = available == header.body_bytes and not header.trimmed
+        # Without a deadline the coder need not say how far it has read.
+        self._coder.extend(bytes(self._parser.body[self._fed : available]), whole=whole and self._deadline is None)
+        self._fed = available
+        self._decode()
+
+    def _take_back(self) -> None:
+        """Forget what came of bytes that turned out damaged; there is no time to decode what came before them anew."""
+        for step, received in reversed(self._begun_since):
+            step.forget(received)
+            self._step = step
+        self._steps_complete, self._finished = self._verified_state
+        self._fed = self._parser.verified
 
     def _begin(self, header: Header, head: bytes) -> None:
         height, width = padded_size(header.height, header.width, self._model.family.stride)
         self._pixels = height * width
+        self._check_time()
         with self._timed("head"):
             latents = self._model.family.begin(height, width)
             coder = self._model.coder.decoder()
@@ -189,6 +214,7 @@ class Decoder:
             for step in latents.head():
                 if not coder.decode_step(step, len(step)):
                     raise StreamError("damaged head segment: its checksum is right, but no encoder writes such a code")
+        self._check_time()
         with self._timed("side"):
             self._plan = latents.body()
             self._step = next(self._plan, None)
@@ -203,6 +229,7 @@ class Decoder:
     def _decode(self) -> None:
         """Decode until bytes, plan or time end."""
         while self._step is not None and not self._finished:
+            self._check_time()
             if self._deadline is not None and self._deadline.left_s() < self._reserve_s() + self._slice_s():
                 if self._preview_is_better():
                     self._aim = _PREVIEW
@@ -218,6 +245,8 @@ class Decoder:
                     self._finished = True
                 else:
                     self._step = following
+                    if self._deadline is not None and self._fed > self._parser.verified:
+                        self._begun_since.append((following, 0))
                 continue
             if not self._coder.decode_step(step, _SLICE):
                 return
@@ -233,8 +262,7 @@ class Decoder:
         assert self._latents is not None
         if self._step is None and not self._finished:
             return None, ()
-        with self._timed("reconstruct"):
-            known = self._latents.reconstruct()
+        known = self._reconstruct(self._latents)
         passes = list(known.passes)
         skipped = []
         for one in reversed(known.passes):
@@ -274,9 +302,15 @@ class Decoder:
     def _cost_s(self, stage: str) -> float:
         return self._model.costs.estimate_s(stage, self._pixels) if self._latents is not None else 0.0
 
+    def _reconstruct(self, latents: Latents) -> Reconstruction:
+        self._check_time()
+        with self._timed("reconstruct"):
+            return latents.reconstruct()
+
     def _run_passes(self, known: Reconstruction, passes: list[Pass]) -> Image:
         tensors = dict(known.tensors)
         for one in passes:
+            self._check_time()
             with self._timed(one.role):
                 (tensors[one.output],) = self._model.run(one.role, *(tensors[name] for name in one.inputs))
         return self._image(tensors[passes[-1].output])
@@ -285,6 +319,7 @@ class Decoder:
         one = known.preview
         header = self._parser.header
         assert header is not None
+        self._check_time()
         with self._timed(one.role):
             (small,) = self._model.run(one.role, *(known.tensors[name] for name in one.inputs))
             x = enlarged(small, _PREVIEW_FACTOR, header.height, header.width)
@@ -295,6 +330,24 @@ class Decoder:
         assert header is not None
         with self._timed("finish"):
             return image_from_tensor(x, header.height, header.width, grey=header.grey)
+
+    # Time.
+
+    def _check_time(self) -> None:
+        """Raise LimitExceeded if work on this stream, all calls together, has taken longer than it may."""
+        allowed = self._model.limits.seconds
+        spent = self._seconds.get("total", 0.0) + time.perf_counter() - self._call_began
+        if spent > allowed:
+            raise LimitExceeded(f"decoding has taken {spent:.3g} s; allowed: {allowed:g}")
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Count the block, a call from outside, as work on this stream."""
+        self._call_began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._add("total", time.perf_counter() - self._call_began)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -27,11 +27,17 @@ _GREY, _TRIMMED = 1, 2
 
 @dataclass(frozen=True)
 class Limits:
-    """What a decoder accepts; checked before anything is allocated."""
+    """What one stream may cost.
+
+    Attributes:
+        pixels, head_bytes, body_bytes: what a header may claim; checked before anything is allocated.
+        seconds: time that a decoder works on the stream, waiting for bytes not counted; `math.inf` for no limit.
+    """
 
     pixels: int = 1 << 26
     head_bytes: int = 1 << 22
     body_bytes: int = 1 << 28
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,7 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
     assert f"| {limits.pixels:,} (2^26) pixels |" in text
     assert f"| `head_bytes` | {limits.head_bytes:,} (2^22) |" in text
     assert f"| `body_bytes` | {limits.body_bytes:,} (2^28) |" in text
+    assert f"the default here is {limits.seconds:g} seconds." in text
     assert f"above {MOST_TRITS} |" in section("Tables") and f"*S* above {MOST_LEVELS} " in section("Tables")
 
 

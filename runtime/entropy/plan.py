@@ -93,6 +93,12 @@ class Step:
         self.field.nodes[self.indices[window]] = children + trits
         self.received += len(trits)
 
+    def forget(self, received: int) -> None:
+        """Take back the trits behind the first *received*; steps that came later must have forgotten theirs."""
+        window = slice(received, self.received)
+        self.field.nodes[self.indices[window]] = self.rows[window]
+        self.received = received
+
     @property
     def complete(self) -> bool:
         """True if every trit of the step is known."""

@@ -230,6 +230,34 @@ def test_feeding_after_the_time_is_up_changes_nothing(world: World) -> None:
     assert picture.bytes_used <= len(world.early) + 8  # counted in words that the coder has looked at
 
 
+@pytest.mark.parametrize("late_at", [700, 1400])
+@pytest.mark.parametrize("verified", [0, 2052])
+def test_damage_found_late_is_taken_back(
+    world: World, make_golden: ModuleType, monkeypatch: pytest.MonkeyPatch, verified: int, late_at: int
+) -> None:
+    """What a late decoder has of a frame that turns out damaged goes; what came before the frame stays."""
+    start = Header.from_bytes(world.stream, Limits()).body_start + verified
+    damaged = make_golden.flipped(world.stream, start + 100, 3)
+    monkeypatch.setattr("runtime.decoder._SLICE", 512)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    for begin, end in ((0, start + 30), (start + 30, start + 31), (start + 31, start + late_at)):
+        decoder.feed(damaged[begin:end])
+    world.now += 1.0 - FULL + 0.0004  # no time to decode, but for the picture
+    decoder.feed(damaged[start + late_at : start + 2000])
+    before = decoder._steps()
+    decoder.feed(damaged[start + 2000 : start + 2052])
+    assert before > decoder._steps()
+    good = world.codec.decoder()
+    good.feed(world.stream[:start])
+    assert isinstance(decoder._latents, DpictLatents) and isinstance(good._latents, DpictLatents)
+    assert decoder._latents.y is not None and good._latents.y is not None
+    assert (decoder._latents.y.nodes == good._latents.y.nodes).all()
+    picture, expected = decoder.finish(), good.finish()
+    assert (picture.damaged, picture.complete, picture.missed) == (True, False, False)
+    assert picture.steps == expected.steps
+    assert expected.bytes_used - 4 <= picture.bytes_used <= expected.bytes_used  # a checksum may count or not
+
+
 def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where g_s would have to start before much is known, decoding goes on and the preview answers."""
     world.slice_s = 0.001
