@@ -7,10 +7,14 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PICTURES ?=
+# How long to fuzz each target: whichever ends first, of runs and of seconds (0: no limit)
+FUZZ_TARGETS ?= stream head body decoder manifest tables onnx
+FUZZ_RUNS ?= 100000
+FUZZ_SECONDS ?= 60
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-arm lint types format clean
+.PHONY: demo test test-arm fuzz fuzz-keep lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo
@@ -21,6 +25,15 @@ test: $(VENV)/.dev
 # Other processors, emulated; needs Debian's apt-get and dpkg, and unzip.
 test-arm: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/emulated/run.py .emulated
+
+# Stops at the first fault; the input that shows it is then in .fuzz/. See CONTRIBUTING.md.
+fuzz: $(VENV)/.fuzz
+	set -e; for target in $(FUZZ_TARGETS); do PYTHONPATH=. $(BIN)/python tests/fuzz/run.py $$target .fuzz \
+	  -runs=$(FUZZ_RUNS) -max_total_time=$(FUZZ_SECONDS); done
+
+# Renews tests/fuzz/corpus from what was found.
+fuzz-keep: $(VENV)/.fuzz
+	set -e; for target in $(FUZZ_TARGETS); do PYTHONPATH=. $(BIN)/python tests/fuzz/run.py $$target .fuzz --keep; done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,6 +56,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(PIP) -e '.[dev,eval,export]'
+	touch $@
+
+$(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[fuzz]'
 	touch $@
 
 clean:

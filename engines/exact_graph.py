@@ -202,7 +202,8 @@ class _Builder:
         scale = self._constant(node, 1)
         if scale.size != 1 and scale.shape not in ((1, source.channels, 1, 1), (source.channels, 1, 1)):
             raise BundleError(f"{_label(node)} has scales {scale.shape} for {source.channels} channels")
-        mantissa, exponent = np.frexp(scale.reshape(-1).astype(np.float64))
+        with np.errstate(invalid="ignore"):  # some kinds of NaN raise a flag; no NaN is a power of two
+            mantissa, exponent = np.frexp(scale.reshape(-1).astype(np.float64))
         if not (mantissa == 0.5).all() or np.abs(exponent - 1).max() > LARGEST_SHIFT:
             raise BundleError(f"{_label(node)} has a scale that is no power of two within 2^+-{LARGEST_SHIFT}")
         right = np.broadcast_to(1 - exponent.astype(np.int64), (source.channels,)).copy()
