@@ -9,6 +9,7 @@ free graphs. The files are part of the format's definition: review every differe
     valid/      streams, and expected.json: header fields, symbols by hash, and how many trits some prefixes determine
     damaged/    streams with a fault in the body, and expected.json: how many body bytes come before it
     invalid/    streams that must be refused, and expected.json: by which error
+    pictures/   what some of the streams and of their prefixes decode to, and expected.json; conform.py checks decoders
 """
 
 from __future__ import annotations
@@ -21,17 +22,27 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from runtime import Codec, trim
 from runtime.entropy.tables import Tables
-from runtime.families.dpict import DpictLatents
+from runtime.families.dpict import Dpict, DpictLatents
 from runtime.stream import HEADER_BYTES, StreamParser
 
 HERE = Path(__file__).parent
+# Prefixes whose pictures are stated, by length: the head segment alone, inside words, at the ends of frames.
+CUTS = {
+    "example": (38, 54, 85),
+    "rgb": (46, 47, 96, 167, 334, 501),
+    "one-pixel": (46,),
+    "frames": (170, 2222, 4716),
+}
+TOLERANCE = 1  # levels of 0..255: what rounding can make of one picture on two machines
+SPARSE = 1 << 16  # of pictures with more pixels, every eighth row and column is kept
 
 
 def made_image(height: int, width: int, *, grey: bool, busy: int) -> NDArray[np.uint8]:
@@ -170,6 +181,61 @@ def damaged_streams(frames: bytes) -> dict[str, tuple[int, bytes]]:
     }
 
 
+def stated_pictures(codec: Codec, valid: dict[str, bytes], damaged: dict[str, tuple[int, bytes]]) -> list[Stated]:
+    """Return what decoders must show."""
+    stated = [stated_picture(codec, name, f"valid/{name}.cut", stream, None) for name, stream in valid.items()]
+    for name, cuts in CUTS.items():
+        for cut in cuts:
+            stated.append(stated_picture(codec, f"{name}-{cut}", f"valid/{name}.cut", valid[name], cut))
+    for name, (_, stream) in damaged.items():
+        stated.append(stated_picture(codec, name, f"damaged/{name}.cut", stream, None))
+    return stated
+
+
+class Stated(NamedTuple):
+    """A case of conform.py, and its pictures by file name."""
+
+    name: str
+    case: dict[str, Any]
+    pictures: dict[str, NDArray[np.uint8]]
+
+
+def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int | None) -> Stated:
+    """Return the pictures of a stream or a prefix: as its decoder makes it, and without postprocessing if it has some.
+
+    Postprocessing is optional, so that either will do.
+    """
+    family = codec.model.family
+    assert isinstance(family, Dpict)
+    post, pictures = family.post, {}
+    for suffix, passes in (("", ()), ("-post", post)):
+        family.post = passes
+        decoder = codec.decoder()
+        decoder.feed(stream[:cut])
+        pictures[f"{name}{suffix}.png"] = decoder.finish().image
+    family.post = post
+    plain, refined = pictures.values()
+    if (plain == refined).all():
+        del pictures[f"{name}-post.png"]
+    every = 8 if plain.shape[0] * plain.shape[1] > SPARSE else 1
+    latents = decoder._latents
+    assert isinstance(latents, DpictLatents) and latents.y is not None
+    case = {
+        "stream": file,
+        "bytes": cut,
+        "width": plain.shape[1],
+        "height": plain.shape[0],
+        "grey": plain.ndim == 2,
+        "every": every,
+        "pictures": list(pictures),
+        "z_symbols_sha256": symbols_hash(latents.z.known_symbols()),
+        "y_nodes_sha256": symbols_hash(latents.y.nodes),
+    }
+    return Stated(
+        name, case, {file: picture[every - 1 :: every, every - 1 :: every] for file, picture in pictures.items()}
+    )
+
+
 def write_golden(folder: Path) -> None:
     """Write all golden files below *folder*."""
     from tiny_bundle import write_tiny  # needs onnx
@@ -178,7 +244,8 @@ def write_golden(folder: Path) -> None:
     with Codec.open(folder / "tiny", threads=1) as codec:
         valid = valid_streams(codec)
         _write(folder / "valid", valid, {name: expected_of(codec, stream) for name, stream in valid.items()})
-    damaged = damaged_streams(valid["frames"])
+        damaged = damaged_streams(valid["frames"])
+        write_pictures(folder / "pictures", stated_pictures(codec, valid, damaged))
     _write(
         folder / "damaged",
         {name: stream for name, (_, stream) in damaged.items()},
@@ -190,6 +257,20 @@ def write_golden(folder: Path) -> None:
         {name: stream for name, (_, stream) in invalid.items()},
         {name: {"error": error} for name, (error, _) in invalid.items()},
     )
+
+
+def write_pictures(folder: Path, stated: list[Stated]) -> None:
+    """Write pictures, the same ones once, and expected.json to *folder*."""
+    folder.mkdir(parents=True)
+    written: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for _, case, pictures in stated:
+        for name, picture in pictures.items():
+            first = written.setdefault((picture.shape, picture.tobytes()), name)
+            if first == name:
+                Image.fromarray(picture).save(folder / name, optimize=True)
+            case["pictures"] = [first if file == name else file for file in case["pictures"]]
+    expected = {"tolerance": TOLERANCE, "cases": {name: case for name, case, _ in stated}}
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
 
 
 def _write(folder: Path, streams: dict[str, bytes], expected: dict[str, Any]) -> None:
@@ -204,7 +285,7 @@ def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     with tempfile.TemporaryDirectory() as made:
         write_golden(Path(made))
-        for part in ("tiny", "valid", "damaged", "invalid"):
+        for part in ("tiny", "valid", "damaged", "invalid", "pictures"):
             shutil.rmtree(target / part, ignore_errors=True)
             shutil.copytree(Path(made) / part, target / part)
 
