@@ -128,6 +128,7 @@ _TENSOR = _fields(
         16: ("metadata_props", "bytes"),
     },
 )
+_MOST_PER_BYTE = 8  # elements; some types take less than a byte, none less than a bit
 _DATA = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _VALUE = _fields({1: ("name", "bytes"), 2: ("type", "bytes"), 3: ("doc_string", "bytes")}, {4: ("props", "bytes")})
 _TYPE = _fields({1: ("tensor_type", "bytes"), 6: ("denotation", "bytes")})
@@ -295,6 +296,8 @@ class _Reader:
         width = _BYTES_PER_ELEMENT.get(data_type)
         if raw is not None and width is not None and len(raw) != width * math.prod(shape):
             raise BundleError(f"constant {name!r} has {len(raw)} bytes, not those of shape {shape}")
+        if math.prod(shape) > _MOST_PER_BYTE * sum(map(tensor.size, data)):
+            raise BundleError(f"constant {name!r} of shape {shape} has not as many values")
         floats = tensor.blocks.get("float_data", []) if data_type == FLOAT else []
         return Constant(name, data_type, shape, tuple([raw] if raw is not None else floats))
 

@@ -56,6 +56,10 @@ class Message:
         """Return the value of a field of bytes, or None."""
         return self.blocks.get(name, [None])[0]
 
+    def size(self, name: str) -> int:
+        """Return how many bytes the values of a field take: at least 1 each, and 8 for a number."""
+        return 8 * len(self.numbers.get(name, ())) + sum(len(block) or 1 for block in self.blocks.get(name, ()))
+
     def text(self, name: str) -> str:
         """Return the value of a field of text; empty if there is none.
 

@@ -170,6 +170,17 @@ def test_constants_of_another_size_than_their_shape_are_refused(writer: ModuleTy
     refused(with_tensor(writer, writer.field(1, 1) * 9 + head), "'c' has shape")
 
 
+def test_constants_that_claim_values_which_are_not_there_are_refused(writer: ModuleType) -> None:
+    """An engine would take memory for the claim; no type has elements of less than a bit."""
+    for data, most in ((b"", 0), (writer.field(4, bytes(12)), 96), (writer.field(7, b"\x01\x02"), 128)):
+        for claim, fits in ((most, True), (most + 1, False)):
+            tensor = writer.field(1, claim) + writer.field(2, 1) + writer.field(8, "c") + data
+            if fits:
+                read_graph(with_tensor(writer, tensor))
+            else:
+                refused(with_tensor(writer, tensor), rf"'c' of shape \({claim},\) has not as many values")
+
+
 def test_values_in_two_places_are_refused(writer: ModuleType) -> None:
     """A constant has one content."""
     twice = writer.tensor("c", 1.0, extra=writer.field(4, bytes(4)))

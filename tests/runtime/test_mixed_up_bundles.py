@@ -1,0 +1,99 @@
+"""Bundles mixed up: a stream of one given to another, files of one among those of another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.bundle import MANIFEST, SHIPPED, Bundle, bundle_hash, exact_id
+from engines.errors import BundleError, CutoffError, ModelMismatch
+from runtime import Codec
+from runtime.errors import Incomplete
+from runtime.stream import HEADER_BYTES
+
+EDGE = SHIPPED / "dpict-edge"
+EXACT = {"graphs/h_s.onnx", "tables/entropy.npz"}
+SHARED = (
+    *(f"graphs/{role}.onnx" for role in ("g_a", "g_s", "h_a", "h_s", "preview")),
+    "kat/h_s.npz",
+    "tables/entropy.npz",
+)
+STREAM = "valid/example.cut"
+
+
+def mixed(folder: Path, tiny: Path, foreign: Collection[str]) -> Path:
+    """Make the tiny bundle in *folder*, with the *foreign* files taken from dpict-edge."""
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    for path in foreign:
+        shutil.copy(EDGE / path, folder / path)
+    return folder
+
+
+def repair(folder: Path) -> None:
+    """Make sizes, hashes and ids of the manifest right."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    files = {entry["path"]: (folder / entry["path"]).read_bytes() for entry in manifest["files"]}
+    for entry in manifest["files"]:
+        content = files[entry["path"]]
+        entry.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    manifest["bundle_hash"] = bundle_hash(files)
+    manifest["exact_id"] = exact_id({path: files[path] for path in manifest["exact_files"]}).hex()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@given(st.integers(0, 200))
+@settings(deadline=None, max_examples=40)
+def test_stream_of_one_bundle_given_to_the_other(
+    tiny_codec: Codec, codec: Codec, golden_folder: Path, stream: bytes, size: int
+) -> None:
+    """As soon as the header is there it is refused, whatever follows; before that there is nothing to tell."""
+    for other, theirs in ((codec, (golden_folder / STREAM).read_bytes()), (tiny_codec, stream)):
+        with pytest.raises(ModelMismatch if size >= HEADER_BYTES else Incomplete):
+            other.decode(theirs[:size])
+
+
+@given(st.sets(st.sampled_from(SHARED), min_size=1))
+@settings(deadline=None, max_examples=25)
+def test_foreign_files_are_refused(golden_folder: Path, foreign: set[str]) -> None:
+    """Any file of another bundle differs from what the manifest says."""
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(BundleError, match=r"the manifest says|SHA-256 differs"):
+            Bundle.open(mixed(Path(folder), golden_folder / "tiny", foreign))
+        shutil.copy(EDGE / MANIFEST, Path(folder) / MANIFEST)
+        with pytest.raises(BundleError):
+            Bundle.open(folder)
+
+
+@given(st.sets(st.sampled_from(SHARED), min_size=1))
+@settings(deadline=None, max_examples=12)
+def test_foreign_files_with_right_hashes_give_errors_by_name(
+    tiny_codec: Codec, golden_folder: Path, foreign: set[str]
+) -> None:
+    """Whoever makes hashes right makes another bundle: old streams no longer fit, or networks do not fit together."""
+    data = (golden_folder / STREAM).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        repair(mixed(Path(folder), golden_folder / "tiny", foreign))
+        bundle = Bundle.open(folder)
+        assert (bundle.exact_id == tiny_codec.bundle.exact_id) == (not foreign & EXACT)
+        try:
+            with Codec.open(folder, threads=1) as opened:
+                picture = opened.decode(data)
+        except CutoffError as fault:
+            if foreign & EXACT and not isinstance(fault, BundleError):
+                assert isinstance(fault, ModelMismatch)
+        else:
+            assert not foreign & EXACT and picture.image is not None and picture.image.shape == (20, 33)
+        try:
+            with Codec.open(folder, threads=1) as opened:
+                assert opened.decode(opened.encode(np.zeros((20, 33), np.uint8)).stream).complete
+        except CutoffError:
+            pass
