@@ -22,7 +22,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
 
-# Other processors, emulated; needs Debian's apt-get and dpkg, and unzip.
+# Other processors, emulated; needs Debian's apt-get and dpkg, and unzip, and says so where it has to be skipped.
 test-arm: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/emulated/run.py .emulated
 

@@ -2,8 +2,9 @@
 
     python tests/emulated/symbols.py STREAMS
 
-Hashes only, of: what h_s gives for the z of every stream in the folder STREAMS, by number of threads; the nodes of all
-latents after several prefixes of every stream; and the range code that the symbols of every whole stream encode to.
+Hashes only, of: what h_s gives for the z of every stream in the folder STREAMS, by number of threads and by ONNX
+Runtime's level of graph optimisation; the nodes of all latents after several prefixes of every stream; and the range
+code that the symbols of every whole stream encode to. Levels that do not give what the runtime uses are named in clear.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from runtime.entropy.plan import Field, trit_planes
 from runtime.stream import Header, Limits
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 SHARES = (0.0, 0.13, 0.4, 0.77, 1.0)
 
 
@@ -55,14 +57,30 @@ def of_stream(codec: Codec, header: Header, stream: bytes) -> dict[str, str]:
         hashes[f"nodes after {size} bytes"] = digest(decoder._latents.y.nodes)
     latents = decoder._latents
     z_hat = latents.z.known_symbols().astype(np.float32).reshape(1, *latents._z_shape)
-    for name, output in zip(("mu", "sigma code"), codec.model.run("h_s", z_hat), strict=True):
+    outputs = codec.model.run("h_s", z_hat)
+    for name, output in zip(("mu", "sigma code"), outputs, strict=True):
         hashes[name] = digest(output.astype(np.int32))
+    hashes["levels that differ"] = " ".join(
+        level for level in LEVELS if not all(map(np.array_equal, at_level(codec, level, z_hat), outputs))
+    )
     encoder = codec.model.coder.encoder()
     field = Field(latents.y.models, codec.model.tables, latents.y.known_symbols())
     for step in trit_planes(field):
         encoder.encode_step(step, len(step))
     hashes["code"] = hashlib.sha256(encoder.finish()).hexdigest()[:16]
     return hashes
+
+
+def at_level(codec: Codec, level: str, z_hat: np.ndarray) -> list[np.ndarray]:
+    """Return what h_s gives when ONNX Runtime optimises its graph to *level*."""
+    import onnxruntime
+
+    spec = codec.bundle.graphs["h_s"]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(codec.bundle.read(spec.file), options, providers=["CPUExecutionProvider"])
+    return session.run(list(spec.outputs), dict(zip(spec.inputs, [z_hat], strict=True)))
 
 
 def digest(array: np.ndarray) -> str:
