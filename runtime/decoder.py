@@ -4,7 +4,7 @@
     finish, preview: Latents.reconstruct -> free graphs that still fit -> crop -> Picture
 
 Two portions of bytes or one: the state is the same. A frame whose checksum turns out wrong takes the decoder back to
-that frame's start: what came before is decoded anew, or, if a deadline has ended decoding, what came of the frame is
+that frame's start: what came before is decoded anew, or, once a deadline has ended decoding, what came of the frame is
 taken back.
 """
 
@@ -160,8 +160,8 @@ class Decoder:
         self._plan: Iterator[Step] | None = None
         self._step: Step | None = None
         self._finished = False
-        self._verified_state = 0, False  # of the two above, when the coder had verified bytes only
-        self._begun_since: list[tuple[Step, int]] = []  # that step and those after it; how much of each was known
+        # The step, and how much of it was known, when the coder had verified bytes only (kept under a deadline).
+        self._verified_step: tuple[Step | None, int] = None, 0
 
     def _check_model(self, header: Header) -> None:
         ours = self._model.bundle
@@ -183,8 +183,7 @@ class Decoder:
         with self._timed("entropy"):
             if self._deadline is not None and self._fed <= parser.verified:
                 self._decode_until(parser.verified, header)
-                self._verified_state = self._steps_complete, self._finished
-                self._begun_since = [(self._step, self._step.received)] if self._step is not None else []
+                self._verified_step = self._step, 0 if self._step is None else self._step.received
             self._decode_until(available, header)
 
     def _decode_until(self, available: int, header: Header) -> None:
@@ -196,12 +195,21 @@ class Decoder:
         self._decode()
 
     def _take_back(self) -> None:
-        """Forget what came of bytes that turned out damaged; there is no time to decode what came before them anew."""
-        for step, received in reversed(self._begun_since):
-            step.forget(received)
-            self._step = step
-        self._steps_complete, self._finished = self._verified_state
-        self._fed = self._parser.verified
+        """Forget what came of bytes that turned out damaged, although there is no time left to decode.
+
+        Where another step was begun since, more than trits may rest on those bytes; then all that is left is to begin
+        anew, and to get as far as the deadline allows.
+        """
+        step, received = self._verified_step
+        if step is self._step:
+            if step is not None:
+                step.forget(received)
+                self._finished = self._finished and step.complete
+            self._fed = self._parser.verified
+        else:
+            self._late = False
+            self._restart()
+            self._advance()
 
     def _begin(self, header: Header, head: bytes) -> None:
         height, width = padded_size(header.height, header.width, self._model.family.stride)
@@ -245,8 +253,6 @@ class Decoder:
                     self._finished = True
                 else:
                     self._step = following
-                    if self._deadline is not None and self._fed > self._parser.verified:
-                        self._begun_since.append((following, 0))
                 continue
             if not self._coder.decode_step(step, _SLICE):
                 return

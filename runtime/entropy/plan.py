@@ -94,7 +94,7 @@ class Step:
         self.received += len(trits)
 
     def forget(self, received: int) -> None:
-        """Take back the trits behind the first *received*; steps that came later must have forgotten theirs."""
+        """Take back the trits behind the first *received*, as long as no later step was begun."""
         window = slice(received, self.received)
         self.field.nodes[self.indices[window]] = self.rows[window]
         self.received = received

@@ -244,9 +244,10 @@ def test_damage_found_late_is_taken_back(
         decoder.feed(damaged[begin:end])
     world.now += 1.0 - FULL + 0.0004  # no time to decode, but for the picture
     decoder.feed(damaged[start + late_at : start + 2000])
-    before = decoder._steps()
+    assert decoder._latents is not None
+    before = decoder._latents.steps
     decoder.feed(damaged[start + 2000 : start + 2052])
-    assert before > decoder._steps()
+    assert before > decoder._latents.steps
     good = world.codec.decoder()
     good.feed(world.stream[:start])
     assert isinstance(decoder._latents, DpictLatents) and isinstance(good._latents, DpictLatents)
@@ -256,6 +257,23 @@ def test_damage_found_late_is_taken_back(
     assert (picture.damaged, picture.complete, picture.missed) == (True, False, False)
     assert picture.steps == expected.steps
     assert expected.bytes_used - 4 <= picture.bytes_used <= expected.bytes_used  # a checksum may count or not
+
+
+def test_damage_found_late_that_reaches_into_another_step_begins_anew(world: World, make_golden: ModuleType) -> None:
+    """What a family made of damaged symbols cannot be taken back; the picture then rests on the head segment alone."""
+    start = Header.from_bytes(world.stream, Limits()).body_start
+    damaged = make_golden.flipped(world.stream, start + 100, 3)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(damaged[: start + 2000])
+    assert decoder._latents is not None and decoder._latents.steps > 1
+    world.now += 1.0 - FULL + 0.0004
+    decoder.feed(damaged[start + 2000 : start + 2052])
+    picture = decoder.finish()
+    expected = world.codec.decode(world.stream[:start])
+    assert picture.damaged and (picture.steps, picture.bytes_used) == (expected.steps, expected.bytes_used) == (
+        0,
+        start,
+    )
 
 
 def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
