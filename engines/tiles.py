@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from engines.engine import Tensor
+from engines.errors import BundleError
 from engines.manifest import Tiling
 
 Run = Callable[..., Sequence[Tensor]]
@@ -43,6 +44,9 @@ def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels
         run: takes and returns float32 (B, C, H, W); all inputs have one height and width, in multiples of
             `tiling.multiple`, and outputs a fixed ratio of them.
         side_pixels: height and width of a tile, without its surroundings, in pixels of the picture.
+
+    Raises:
+        BundleError: the outputs are no fixed ratio of the inputs.
     """
     height, width = inputs[0].shape[2:]
     side = max(1, side_pixels // (tiling.pixels * tiling.multiple)) * tiling.multiple
@@ -52,7 +56,7 @@ def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels
     for rows in _spans(height, side, tiling):
         for columns in _spans(width, side, tiling):
             parts = run(*(np.ascontiguousarray(one[:, :, rows.read, columns.read]) for one in inputs))
-            scales = [Fraction(part.shape[2], rows.read.stop - rows.read.start) for part in parts]
+            scales = [_scale(part, rows.read, columns.read) for part in parts]
             if not outputs:
                 sizes = [(int(height * scale), int(width * scale)) for scale in scales]
                 outputs = [
@@ -60,8 +64,21 @@ def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels
                 ]
             for output, part, scale in zip(outputs, parts, scales, strict=True):
                 kept = part[:, :, rows.kept_of_result(scale), columns.kept_of_result(scale)]
-                output[:, :, rows.place(scale), columns.place(scale)] = kept
+                place = output[:, :, rows.place(scale), columns.place(scale)]
+                if kept.shape != place.shape:
+                    raise BundleError(
+                        f"a tile gives {kept.shape}, not {place.shape}; the graph does not fit its tiling"
+                    )
+                place[:] = kept
     return outputs
+
+
+def _scale(part: Tensor, rows: slice, columns: slice) -> Fraction:
+    """Return by how much *part* is larger than the rows and columns that it was made of."""
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if part.ndim != 4 or part.shape[2] * width != part.shape[3] * height:
+        raise BundleError(f"a tile of {height}x{width} gives {part.shape}; the graph does not fit its tiling")
+    return Fraction(part.shape[2], height)
 
 
 def _spans(size: int, side: int, tiling: Tiling) -> Iterator[_Span]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
 from engines.engine import Tensor
+from engines.errors import BundleError
 from engines.manifest import Tiling
 from engines.tiles import run_in_tiles
 
@@ -66,3 +67,21 @@ def test_feature_maps_stay_small() -> None:
     x = np.zeros((1, 1, 200, 200), np.float32)
     run_in_tiles(graph, [x, x], Tiling(1, 2, 2), side_pixels=32)
     assert graph.largest == 36 * 36
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda height, width: (1, 3, 8, 8),
+        lambda height, width: (1, 3, height - 2, width - 2),
+        lambda height, width: (1, width, height, width),
+        lambda height, width: (1, 1, height, 3 * width),
+        lambda height, width: (height, width),
+    ],
+    ids=["constant", "cropped", "channels", "stretched", "flat"],
+)
+def test_graphs_that_do_not_fit_their_tiling_are_refused(shape: Callable[[int, int], tuple[int, ...]]) -> None:
+    """A bundle may claim anything; a graph whose outputs are no fixed ratio of its inputs is found out."""
+    x = np.zeros((1, 2, 10, 13), np.float32)
+    with pytest.raises(BundleError, match="the graph does not fit its tiling"):
+        run_in_tiles(lambda one: [np.zeros(shape(*one.shape[2:]), np.float32)], [x], Tiling(16, 1, 1), side_pixels=64)

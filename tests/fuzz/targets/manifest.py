@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from engines.bundle import Bundle, bundle_hash, exact_id
 from engines.errors import BundleError, CutoffError
@@ -27,7 +28,8 @@ from runtime.stream import Limits
 from targets.source import Source
 from targets.streams import GOLDEN, golden_streams
 
-_LIMITS = Limits(pixels=1 << 12, seconds=math.inf)
+_TILE_SIDE = 64  # so that small pictures go through the networks in tiles
+_LIMITS = Limits(pixels=1 << 14, seconds=math.inf)
 _VALUES: tuple[Callable[[Source], Any], ...] = (
     lambda source: source.number() - 128,
     lambda source: source.number(8) - (1 << 63),
@@ -38,6 +40,7 @@ _VALUES: tuple[Callable[[Source], Any], ...] = (
     lambda source: source.choice(("graphs/h_s.onnx", "graphs/g_s.onnx", "kat/h_s.npz", "../x", "/x", "a/../b")),
     lambda source: [_value(source) for _ in range(source.number() % 4)],
     lambda source: {source.choice(("file", "exact", "inputs", "path", "size")): _value(source)},
+    lambda source: {name: source.number() - 128 for name in ("pixels", "multiple", "reach")},
 )
 
 
@@ -59,14 +62,22 @@ def one_input(data: bytes) -> None:
         bundle = Bundle.open(_folder())
     except BundleError:
         return
-    with suppress(CutoffError), Codec(Model(bundle, "auto", 1, _LIMITS)) as codec:
-        picture = codec.decode(golden_streams()["one-pixel"])
-        assert picture.image is not None and picture.image.shape == (1, 1)
+    with (
+        patch("runtime.model.TILE_SIDE", _TILE_SIDE),
+        suppress(CutoffError),
+        Codec(Model(bundle, "auto", 1, _LIMITS)) as codec,
+    ):
+        picture = codec.decode(golden_streams()["rgb"])
+        assert picture.image is not None and picture.image.shape == (70, 150, 3)
 
 
 def seeds() -> dict[str, bytes]:
     """The tiny bundle's manifest, and small changes of it."""
     made = {"tiny": b"\x00" + (GOLDEN / "tiny" / MANIFEST).read_bytes(), "unchanged": b"\x01"}
+    for role in range(6):  # into "graphs", into a role; a new key, "tiling", a dict of three numbers
+        for pixels, multiple, reach in ((16, 1, 1), (64, 1, 0), (1, 3, 2)):
+            tiling = bytes([9, 128 + pixels, 128 + multiple, 128 + reach])
+            made[f"tiles-{role}-{pixels}"] = bytes([1, 7, 0, 1, role, 0, 1, 0, 1, 0]) + tiling
     for path in range(12):
         for value in (0, 2, 4, 5):
             made[f"changed-{path}-{value}"] = bytes([1, path, 1, 0, 255, value, 3, 3])
@@ -81,6 +92,10 @@ def _change(manifest: dict[str, Any], source: Source) -> None:
         if not keys:
             return
         key = source.choice(keys)
+        if isinstance(place, dict) and source.number() % 16 == 1:
+            name = source.choice(("tiling", "accumulator_log2", "known_answers", "more"))
+            place[name] = _value(source)
+            return
         if isinstance(place[key], (dict, list)) and place[key] and source.number() % 4:
             place = place[key]
         elif source.number() % 8 == 0:
