@@ -1,6 +1,7 @@
 """Bundles: a folder with everything a device needs to run one trained model.
 
     manifest.json     what the bundle is, and size and SHA-256 of every other file
+    plan.json         those settings that decide what a stream says; missing where none does
     graphs/*.onnx     one network each
     tables/*.npz      integer tables
     kat/*.npz         known answers of graphs
@@ -16,13 +17,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines.errors import BundleError
-from engines.manifest import MANIFEST, SCHEMA, BundleLimits, FileEntry, GraphSpec, parse_manifest
+from engines.manifest import MANIFEST, SCHEMA, BundleLimits, FileEntry, GraphSpec, parse_manifest, parse_settings
 
+PLAN = "plan.json"
 SHIPPED = Path(__file__).parent / "bundles"
 
 
@@ -34,7 +36,8 @@ class Bundle:
         name, version, family: what it is.
         exact_id: 8 bytes over the exact graphs and tables; a stream names it in its header.
         bundle_hash: hexadecimal SHA-256 over all files; names caches.
-        settings: what the family needs to know beside graphs and tables.
+        settings: what the family needs to know beside graphs and tables: those of the manifest, and those of plan.json,
+            which the exact_id covers.
         graphs: by role.
         where: the folder it came from.
         exact_files: paths of the files that make the exact_id.
@@ -82,7 +85,18 @@ class Bundle:
             raise BundleError(f"{folder}: exact_id {manifest.exact_id} does not belong to its exact files")
         if bundle.bundle_hash != manifest.bundle_hash:
             raise BundleError(f"{folder}: bundle_hash does not belong to its files")
-        return bundle
+        return bundle._with_plan() if PLAN in files else bundle
+
+    def _with_plan(self) -> Bundle:
+        """Return the bundle with the settings of plan.json among its own."""
+        try:
+            plan = parse_settings(self.read_exact(PLAN))
+        except BundleError as fault:
+            raise BundleError(f"{self.where / PLAN}: {fault}") from fault
+        twice = plan.keys() & self.settings.keys()
+        if twice:
+            raise BundleError(f"{self.where}: {', '.join(sorted(twice))} stands in manifest and {PLAN}")
+        return replace(self, settings={**self.settings, **plan})
 
     def read(self, path: str) -> bytes:
         """Return the verified bytes of one file.
@@ -198,6 +212,7 @@ def _refuse_link(name: str, folder: int) -> None:
 
 __all__ = [
     "MANIFEST",
+    "PLAN",
     "SCHEMA",
     "SHIPPED",
     "Bundle",

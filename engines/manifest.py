@@ -163,6 +163,17 @@ def parse_manifest(content: bytes, limits: BundleLimits) -> Manifest:
     )
 
 
+def parse_settings(content: bytes) -> dict[str, Any]:
+    """Read a file of settings: a JSON object under the rules of the manifest.
+
+    Raises:
+        BundleError: it is none.
+    """
+    fields = _json(content)
+    _require(isinstance(fields, dict), "not a JSON object")
+    return dict(fields)
+
+
 def _json(content: bytes) -> Any:
     try:
         return json.loads(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from engines.bundle import MANIFEST, SCHEMA, Bundle, bundle_hash, exact_id
+from engines.bundle import MANIFEST, PLAN, SCHEMA, Bundle, bundle_hash, exact_id
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.open import check_known_answers
 from runtime.errors import OutputError
@@ -29,6 +29,7 @@ class BundleContent:
 
     Attributes:
         settings: of the family's runtime.
+        plan: those settings that decide what a stream says; they become an exact file.
         files: path -> bytes.
         graphs: role -> manifest entry (file, exact, inputs, outputs, known_answers, and what is worth telling).
         exact_files: paths that make the exact_id.
@@ -36,6 +37,7 @@ class BundleContent:
     """
 
     settings: dict[str, Any]
+    plan: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
     exact_files: list[str] = field(default_factory=list)
@@ -50,28 +52,32 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise OutputError(f"{out} exists and is not a bundle; nothing was written")
-    exact = {path: content.files[path] for path in content.exact_files}
+    files, exact_files = dict(content.files), sorted(content.exact_files)
+    if content.plan:
+        files[PLAN] = (json.dumps(content.plan, indent=1, sort_keys=True) + "\n").encode()
+        exact_files = sorted([*exact_files, PLAN])
+    exact = {path: files[path] for path in exact_files}
     manifest = {
         "schema": SCHEMA,
         "name": name,
         "version": version,
         "family": family,
         "exact_id": exact_id(exact).hex(),
-        "bundle_hash": bundle_hash(content.files),
+        "bundle_hash": bundle_hash(files),
         "created_by": {"torch": torch.__version__, "onnx": onnx.__version__, "numpy": np.__version__},
         "settings": content.settings,
         "graphs": content.graphs,
-        "exact_files": sorted(content.exact_files),
+        "exact_files": exact_files,
         "measured": content.measured,
         "files": [
             {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for path, data in sorted(content.files.items())
+            for path, data in sorted(files.items())
         ],
     }
     partial = out.parent / f".{out.name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        for path, data in content.files.items():
+        for path, data in files.items():
             file = partial / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)

@@ -48,6 +48,20 @@ def entry_of(manifest: Manifest, path: str) -> dict[str, Any]:
     return entry
 
 
+def add_plan(folder: Path, content: bytes, *, exact: bool = True) -> None:
+    """Give the bundle a plan.json, and a manifest that fits it."""
+    (folder / "plan.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"].append({"path": "plan.json", "size": len(content), "sha256": digest})
+    if exact:
+        manifest["exact_files"].append("plan.json")
+    files = {one["path"]: (folder / one["path"]).read_bytes() for one in manifest["files"]}
+    manifest["exact_id"] = exact_id({path: files[path] for path in manifest["exact_files"]}).hex()
+    manifest["bundle_hash"] = bundle_hash(files)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 # What is sound.
 
 
@@ -333,4 +347,34 @@ def test_changed_exact_file_with_its_hash_made_right_changes_the_exact_id(folder
     new = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     edit(folder, lambda manifest: entry_of(manifest, "tables/entropy.npz").update(new))
     with pytest.raises(BundleError, match="does not belong to its exact files"):
+        Bundle.open(folder)
+
+
+# Settings that decide what a stream says.
+
+
+def test_settings_of_the_plan_join_the_others_and_change_the_exact_id(folder: Path) -> None:
+    """A family finds them among its settings; a bundle with another plan cannot be taken for this one."""
+    before = Bundle.open(folder)
+    add_plan(folder, b'{"groups": 3}')
+    after = Bundle.open(folder)
+    assert after.settings == {**before.settings, "groups": 3}
+    assert after.exact_id != before.exact_id
+
+
+@pytest.mark.parametrize(
+    ("content", "exact", "fault"),
+    [
+        (b"[3]", True, "plan.json: not a JSON object"),
+        (b"{groups: 3}", True, "plan.json: not JSON"),
+        (b'{"groups": 3}', False, "not among the manifest's exact files"),
+        (b'{"y_channels": 3}', True, "y_channels stands in manifest and plan.json"),
+    ],
+)
+def test_a_plan_that_is_none_or_could_change_unseen_is_refused(
+    folder: Path, content: bytes, exact: bool, fault: str
+) -> None:
+    """The plan is a JSON object, covered by the exact_id, and contradicts nothing."""
+    add_plan(folder, content, exact=exact)
+    with pytest.raises(BundleError, match=fault):
         Bundle.open(folder)
