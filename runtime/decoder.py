@@ -248,7 +248,7 @@ class Decoder:
             if step.complete:
                 started = time.perf_counter()
                 following = None if self._plan is None else next(self._plan, None)
-                self._model.costs.record("step", self._pixels, time.perf_counter() - started)
+                self._model.costs.record(_start_of_next(step), self._pixels, time.perf_counter() - started)
                 if following is None:
                     self._finished = True
                 else:
@@ -303,7 +303,8 @@ class Decoder:
 
     def _slice_s(self) -> float:
         """Return what the next slice, or the start of the next step, may take."""
-        return max(self._cost_s("step"), 0.001)
+        assert self._step is not None
+        return max(self._cost_s(_start_of_next(self._step)) if self._step.complete else 0.0, 0.001)
 
     def _cost_s(self, stage: str) -> float:
         return self._model.costs.estimate_s(stage, self._pixels) if self._latents is not None else 0.0
@@ -367,3 +368,8 @@ class Decoder:
 
     def _add(self, stage: str, seconds: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+
+def _start_of_next(step: Step) -> str:
+    """Return the name under which the cost model knows the start of the step that follows *step*."""
+    return "_".join(("step", *step.then))

@@ -77,7 +77,7 @@ def encode(model: Model, image: Image) -> Encoding:
     for step in latents.body():
         while not step.complete:
             fall = body.encode_step(step, _PORTION)
-            curve.add(fall, body.size_bytes)
+            curve.add(0 if step.side else fall, body.size_bytes)
     body_code = body.finish()
 
     header = Header(

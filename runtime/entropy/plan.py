@@ -62,6 +62,8 @@ class Step:
         indices: int64 (n,), in coding order; no element twice.
         rows: int32 (n,); the elements' nodes when the step began.
         received: how many trits, from the first, are known.
+        side: the elements are side information: knowing them is of no worth to a picture by itself.
+        then: the roles of exact graphs that the plan runs between this step and the next.
     """
 
     field: Field
@@ -69,6 +71,8 @@ class Step:
     indices: NDArray[np.int64]
     rows: NDArray[np.int32]
     received: int = 0
+    side: bool = False
+    then: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -101,6 +101,13 @@ class Tables:
         result: NDArray[np.int32] = (3 ** self.trits.astype(np.int32) - 1) // 2
         return result
 
+    def trits_left(self) -> NDArray[np.uint8]:
+        """uint8 (N,): how many trits follow at each node; 0 at leaves."""
+        left = np.zeros(len(self.mean), np.uint8)
+        for _ in range(MOST_TRITS):  # each time one level of the trees more is right, from the leaves up
+            left[: len(self.first_child)] = left[self.first_child] + 1
+        return left
+
     def level_of_code(self, codes: int) -> NDArray[np.uint8]:
         """uint8 (codes,): the sigma level of every sigma code from 0 to *codes* - 1."""
         return np.searchsorted(self.sigma_thresholds, np.arange(codes), side="right").astype(np.uint8)
