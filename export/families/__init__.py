@@ -9,9 +9,13 @@ from torch import Tensor
 
 from export.bundle_writer import BundleContent
 from export.families.dpict import export_dpict
+from export.families.progdtd import export_progdtd
 from export.training.config import TrainingSettings
 
 # networks, settings, held-out pictures, which decoder ships -> content of a bundle
-EXPORTERS: dict[str, Callable[[Any, TrainingSettings, list[Tensor], str], BundleContent]] = {"dpict": export_dpict}
+EXPORTERS: dict[str, Callable[[Any, TrainingSettings, list[Tensor], str], BundleContent]] = {
+    "dpict": export_dpict,
+    "progdtd": export_progdtd,
+}
 
 __all__ = ["EXPORTERS"]

@@ -24,6 +24,7 @@ from export.training.loop import FamilyTraining, Stage
 from export.training.pictures import cropped
 from export.training.validation import CUTS_BPP
 from runtime.errors import ConfigurationError
+from runtime.families.progdtd import group_ends
 from runtime.settings import settings_from_dict
 
 
@@ -72,18 +73,16 @@ class ProgDtd(nn.Module):
     def grouped_level(self, z_hat: Tensor) -> Tensor:
         """Return the level that a decoder knows: that of a group of y from the hyper channels up to that group."""
         parts = []
-        for y_part, z_end in self.group_ends(z_hat.shape[1]):
+        for y_part, z_end in self.parts(z_hat.shape[1]):
             level = self.h_s(keep_channels(z_hat, z_end))[0].float()
             parts.append(level[:, y_part])
         return torch.cat(parts, dim=1)
 
-    def group_ends(self, z_channels: int) -> list[tuple[slice, int]]:
+    def parts(self, z_channels: int) -> list[tuple[slice, int]]:
         """Return for each group its channels of y, and how many hyper channels have arrived by then."""
-        ends = [math.ceil(self.y_channels * (g + 1) / self.groups) for g in range(self.groups)]
-        return [
-            (slice(start, end), math.ceil(z_channels * (g + 1) / self.groups))
-            for g, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
-        ]
+        ends = group_ends(self.y_channels, self.groups)
+        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        return list(zip(parts, group_ends(z_channels, self.groups), strict=True))
 
 
 def keep_channels(t: Tensor, count: int) -> Tensor:
@@ -159,11 +158,10 @@ class ChannelValidation:
             ("z first", latents.level, 1),
         ):
             bits = gaussian_bits(y_hat, sigma_from_level(level)).sum(dim=(0, 2, 3))
-            start = 0
-            for g in range(groups):
-                end = math.ceil(len(z_bits) * (g + 1) / groups)
-                bits[math.ceil(len(bits) * g / groups)] += z_bits[start:end].sum()
-                start = end
+            z_start = 0
+            for first, z_end in zip([0, *group_ends(len(bits), groups)], group_ends(len(z_bits), groups), strict=False):
+                bits[first] += z_bits[z_start:z_end].sum()
+                z_start = z_end
             ends = bits.cumsum(0) / pixels
             for cut in CUTS_BPP:
                 kept = int((ends <= cut).sum())
@@ -184,8 +182,11 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         ConfigurationError: an option is unknown or out of range.
     """
     options = settings_from_dict(Options, settings.options, "options")
-    if not 0 <= options.keep_least < options.keep_most <= 1 or options.groups < 1:
-        raise ConfigurationError(f"options: need 0 <= keep_least < keep_most <= 1 and groups >= 1, not {options}")
+    if not 0 <= options.keep_least < options.keep_most <= 1:
+        raise ConfigurationError(f"options: need 0 <= keep_least < keep_most <= 1, not {options}")
+    most = min(backbone.y_channels, backbone.z_channels)
+    if not 1 <= options.groups <= most:
+        raise ConfigurationError(f"options: groups must be 1 to {most}, as there are channels, not {options.groups}")
     stages: dict[str, Stage] = {
         "rd": TailDrop(settings, 1.0, 1.0),
         "dtd": TailDrop(settings, options.keep_least, options.keep_most),

@@ -9,7 +9,11 @@ from runtime.entropy.plan import Plane
 from runtime.entropy.tables import Tables
 from runtime.families.base import Family, RunGraph
 from runtime.families.dpict import Dpict
+from runtime.families.progdtd import ProgDtd
 
-FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph, Plane], Family]] = {"dpict": Dpict}
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph, Plane], Family]] = {
+    "dpict": Dpict,
+    "progdtd": ProgDtd,
+}
 
 __all__ = ["FAMILIES"]

@@ -18,17 +18,14 @@ from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_pr
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
-
-_CODES = 1 << 10  # sigma codes are 0..1023
-_Y_STRIDE, _Z_STRIDE = 16, 64
-_MOST_CHANNELS = 1 << 12
+from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels
 
 
 class Dpict:
     """The family in one bundle; see `runtime.families.base.Family`."""
 
     has_planes = True
-    stride = _Z_STRIDE
+    stride = Z_STRIDE
     synthesis: tuple[str, ...] = ("g_s",)
 
     def __init__(
@@ -39,8 +36,8 @@ class Dpict:
         Raises:
             BundleError: a setting is missing, or the tables have other channels.
         """
-        self.y_channels = _channels(settings, "y_channels")
-        self.z_channels = _channels(settings, "z_channels")
+        self.y_channels = count_setting("dpict", settings, "y_channels")
+        self.z_channels = count_setting("dpict", settings, "z_channels")
         try:
             self.value_gain = float(settings["value_gain"])
             self.preview_share = float(settings["preview_share"])
@@ -52,7 +49,7 @@ class Dpict:
         if len(tables.trits) != tables.y_levels + self.z_channels:
             raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
         self.tables, self.run, self.plane = tables, run, plane
-        self.level_of_code = tables.level_of_code(_CODES)
+        self.level_of_code = tables.level_of_code(CODES)
         self.variance = (tables.deviation / np.float32(MEAN_UNIT)) ** 2
 
     def analyse(self, x: Tensor) -> DpictLatents:
@@ -60,8 +57,8 @@ class Dpict:
         (y,) = self.run("g_a", x)
         (z,) = self.run("h_a", y)
         shapes = [
-            (1, self.y_channels, x.shape[2] // _Y_STRIDE, x.shape[3] // _Y_STRIDE),
-            (1, self.z_channels, x.shape[2] // _Z_STRIDE, x.shape[3] // _Z_STRIDE),
+            (1, self.y_channels, x.shape[2] // Y_STRIDE, x.shape[3] // Y_STRIDE),
+            (1, self.z_channels, x.shape[2] // Z_STRIDE, x.shape[3] // Z_STRIDE),
         ]
         if [y.shape, z.shape] != shapes:
             raise BundleError(f"g_a and h_a give {y.shape} and {z.shape}, not {shapes[0]} and {shapes[1]}")
@@ -87,8 +84,8 @@ class DpictLatents:
 
     def __init__(self, family: Dpict, height: int, width: int, z: NDArray[np.int32] | None) -> None:
         self._family = family
-        self._y_shape = (family.y_channels, height // _Y_STRIDE, width // _Y_STRIDE)
-        self._z_shape = (family.z_channels, height // _Z_STRIDE, width // _Z_STRIDE)
+        self._y_shape = (family.y_channels, height // Y_STRIDE, width // Y_STRIDE)
+        self._z_shape = (family.z_channels, height // Z_STRIDE, width // Z_STRIDE)
         models = family.tables.y_levels + np.arange(family.z_channels)
         self.z = Field(
             np.repeat(models, self._z_shape[1] * self._z_shape[2]),
@@ -105,12 +102,10 @@ class DpictLatents:
         family = self._family
         z_hat = z_symbols.astype(np.float32).reshape(1, *self._z_shape)
         mu, codes = family.run("h_s", z_hat)
-        if not mu.shape == codes.shape == (1, *self._y_shape):
-            raise BundleError(f"h_s gives {mu.shape} and {codes.shape}, not {(1, *self._y_shape)}")
-        if not 0 <= codes.min() <= codes.max() < _CODES:
-            raise BundleError(f"h_s gives a sigma code outside 0..{_CODES - 1}")
+        if mu.shape != (1, *self._y_shape):
+            raise BundleError(f"h_s gives mu {mu.shape}, not {(1, *self._y_shape)}")
         self._mu = mu.reshape(-1).astype(np.int32)
-        levels = family.level_of_code[codes.reshape(-1).astype(np.int32)]
+        levels = sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
         symbols = None
         if y is not None:
             symbols = np.rint(y.reshape(-1) - self._mu * np.float32(1 / MEAN_UNIT)).astype(np.int32)
@@ -166,11 +161,3 @@ class DpictLatents:
                 passes.append(Pass(role, ("x_hat",), "x_hat", optional=True))
                 break
         return Reconstruction(tensors, tuple(passes), Pass("preview", latents, "x_hat"))
-
-
-def _channels(settings: Mapping[str, Any], name: str) -> int:
-    """Return a number of channels, which later claims memory."""
-    channels = settings.get(name)
-    if not isinstance(channels, int) or not 1 <= channels <= _MOST_CHANNELS:
-        raise BundleError(f"settings of family dpict: {name} must be 1 to {_MOST_CHANNELS}, not {channels!r}")
-    return channels
