@@ -236,11 +236,13 @@ class Decoder:
 
     def _decode(self) -> None:
         """Decode until bytes, plan or time end."""
+        reserve_s = self._reserve_s()
         while self._step is not None and not self._finished:
             self._check_time()
-            if self._deadline is not None and self._deadline.left_s() < self._reserve_s() + self._slice_s():
+            if self._deadline is not None and self._deadline.left_s() < reserve_s + self._slice_s():
                 if self._preview_is_better():
                     self._aim = _PREVIEW
+                    reserve_s = self._reserve_s()
                     continue
                 self._late = True
                 return

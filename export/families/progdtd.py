@@ -44,12 +44,12 @@ def export_progdtd(networks: ProgDtd, settings: TrainingSettings, pictures: list
             "value_gain": 1.0,
             "preview_share": 1.0,
         },
-        plan={"groups": networks.groups},
+        plan={"y_ends": networks.y_ends, "z_ends": networks.z_ends},
         files={TABLES: tables.to_bytes()},
         exact_files=[TABLES],
     )
     given = z_input(z_channels)
-    samples = [keep_channels(one.z_hat, end) for one in calibration for _, end in networks.parts(z_channels)]
+    samples = [keep_channels(one.z_hat, end) for one in calibration for _, end in networks.groups()]
     h_s, proof = integer_graph("h_s", networks.h_s, given, (SIGMA_CODE,), samples)
     engine = add_exact_graph(content, "h_s", h_s, proof, given, latents[0].z_hat)
     y, x = torch.randn(2, y_channels, 12, 8), torch.rand(2, 3, 192, 128)
@@ -83,7 +83,7 @@ def _rate_costs(
         with torch.no_grad():
             level = networks.grouped_level(one.z_hat)
         totals["trained"] += float(gaussian_bits(symbols, sigma_from_level(level)).sum())
-        for channels, z_end in networks.parts(one.z_hat.shape[1]):
+        for channels, z_end in networks.groups():
             (found,) = engine.run(keep_channels(one.z_hat, z_end).numpy())
             codes, group = torch.from_numpy(np.asarray(found))[:, channels], symbols[:, channels]
             totals["exact"] += float(gaussian_bits(group, sigma_from_level(codes / CODE_UNIT)).sum())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ from export.training.loop import FamilyTraining, Stage
 from export.training.pictures import cropped
 from export.training.validation import CUTS_BPP
 from runtime.errors import ConfigurationError
-from runtime.families.progdtd import group_ends
 from runtime.settings import settings_from_dict
 
 
@@ -34,12 +34,13 @@ class Options:
 
     Attributes:
         keep_least, keep_most: u1 and u2 of the paper: the share of channels kept is drawn from U(u1, u2) per picture.
-        groups: into how many groups the stream divides both latents; the hyper channels of a group precede its latent.
+        groups: where the stream's groups of channels end, as shares of both latents' channels; the hyper channels of
+            a group precede its latent.
     """
 
     keep_least: float = 0.0
     keep_most: float = 1.0
-    groups: int = 4
+    groups: tuple[float, ...] = (0.5, 1.0)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Latents:
 class ProgDtd(nn.Module):
     """All networks of the family; `state_dict` names are `<role>.<backbone's names>`."""
 
-    def __init__(self, backbone: Backbone, groups: int) -> None:
+    def __init__(self, backbone: Backbone, groups: tuple[float, ...]) -> None:
         super().__init__()
         self.g_a = backbone.g_a()
         self.g_s = backbone.g_s(deviation_input=False)
@@ -62,7 +63,7 @@ class ProgDtd(nn.Module):
         self.h_s = backbone.h_s(mean=False)
         self.prior = FactorizedPrior(backbone.z_channels)
         self.preview = backbone.preview(deviation_input=False)
-        self.y_channels, self.groups = backbone.y_channels, groups
+        self.y_ends, self.z_ends = group_ends(backbone.y_channels, groups), group_ends(backbone.z_channels, groups)
 
     def analyse(self, x: Tensor) -> Latents:
         """Run g_a, h_a and h_s as the encoder does, z rounded; the level follows from all of z."""
@@ -73,16 +74,20 @@ class ProgDtd(nn.Module):
     def grouped_level(self, z_hat: Tensor) -> Tensor:
         """Return the level that a decoder knows: that of a group of y from the hyper channels up to that group."""
         parts = []
-        for y_part, z_end in self.parts(z_hat.shape[1]):
+        for channels, z_end in self.groups():
             level = self.h_s(keep_channels(z_hat, z_end))[0].float()
-            parts.append(level[:, y_part])
+            parts.append(level[:, channels])
         return torch.cat(parts, dim=1)
 
-    def parts(self, z_channels: int) -> list[tuple[slice, int]]:
+    def groups(self) -> list[tuple[slice, int]]:
         """Return for each group its channels of y, and how many hyper channels have arrived by then."""
-        ends = group_ends(self.y_channels, self.groups)
-        parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        return list(zip(parts, group_ends(z_channels, self.groups), strict=True))
+        parts = [slice(start, end) for start, end in pairwise([0, *self.y_ends])]
+        return list(zip(parts, self.z_ends, strict=True))
+
+
+def group_ends(channels: int, shares: tuple[float, ...]) -> list[int]:
+    """Return for each group how many of *channels* there are up to its end."""
+    return [round(channels * share) for share in shares]
 
 
 def keep_channels(t: Tensor, count: int) -> Tensor:
@@ -153,15 +158,13 @@ class ChannelValidation:
         y_hat = latents.y.round()
         z_bits = networks.prior.bits(latents.z_hat).sum(dim=(0, 2, 3))
         figures = {"z_bpp": float(z_bits.sum()) / pixels}
-        for name, level, groups in (
-            ("grouped", networks.grouped_level(latents.z_hat), networks.groups),
-            ("z first", latents.level, 1),
+        for name, level, y_ends, z_ends in (
+            ("grouped", networks.grouped_level(latents.z_hat), networks.y_ends, networks.z_ends),
+            ("z first", latents.level, networks.y_ends[-1:], networks.z_ends[-1:]),
         ):
             bits = gaussian_bits(y_hat, sigma_from_level(level)).sum(dim=(0, 2, 3))
-            z_start = 0
-            for first, z_end in zip([0, *group_ends(len(bits), groups)], group_ends(len(z_bits), groups), strict=False):
+            for first, (z_start, z_end) in zip([0, *y_ends[:-1]], pairwise([0, *z_ends]), strict=True):
                 bits[first] += z_bits[z_start:z_end].sum()
-                z_start = z_end
             ends = bits.cumsum(0) / pixels
             for cut in CUTS_BPP:
                 kept = int((ends <= cut).sum())
@@ -184,9 +187,10 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     options = settings_from_dict(Options, settings.options, "options")
     if not 0 <= options.keep_least < options.keep_most <= 1:
         raise ConfigurationError(f"options: need 0 <= keep_least < keep_most <= 1, not {options}")
-    most = min(backbone.y_channels, backbone.z_channels)
-    if not 1 <= options.groups <= most:
-        raise ConfigurationError(f"options: groups must be 1 to {most}, as there are channels, not {options.groups}")
+    for channels in (backbone.y_channels, backbone.z_channels):
+        ends = group_ends(channels, options.groups)
+        if not ends or ends[-1] != channels or not all(a < b for a, b in pairwise([0, *ends])):
+            raise ConfigurationError(f"options: groups must rise to 1.0, by a channel or more, not {options.groups}")
     stages: dict[str, Stage] = {
         "rd": TailDrop(settings, 1.0, 1.0),
         "dtd": TailDrop(settings, options.keep_least, options.keep_most),

@@ -3,9 +3,9 @@
     head   the hyper channels of the first group
     body   for each group: its hyper channels (those of the first are known), then its channels of y in order
 
-Both latents are divided into the same number of groups of channels. The scale of a group's y follows from the hyper
-channels up to that group, all later ones taken as zero, so that one stream serves every cut. y has no mean but zero: a
-channel that has not begun is estimated as zero without being told apart.
+Both latents are divided into the same number of groups of channels; where each ends is a setting of the bundle. The
+scale of a group's y follows from the hyper channels up to that group, all later ones taken as zero, so that one stream
+serves every cut. y has no mean but zero: a channel that has not begun is estimated as zero without being told apart.
 
 Source: ProgDTD (CVPR workshops 2023), section 3.3; the groups are ours (the paper cuts both latents at once and does
 not say how one stream could).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,12 @@ class ProgDtd:
         """
         self.y_channels = count_setting("progdtd", settings, "y_channels")
         self.z_channels = count_setting("progdtd", settings, "z_channels")
-        groups = count_setting("progdtd", settings, "groups", min(self.y_channels, self.z_channels))
-        self.y_ends, self.z_ends = group_ends(self.y_channels, groups), group_ends(self.z_channels, groups)
+        self.y_ends = _ends(settings, "y_ends", self.y_channels)
+        self.z_ends = _ends(settings, "z_ends", self.z_channels)
+        if len(self.y_ends) != len(self.z_ends):
+            raise BundleError(
+                f"settings of family progdtd: {len(self.y_ends)} groups of y, but {len(self.z_ends)} of z"
+            )
         try:
             self.value_gain = float(settings["value_gain"])
             self.preview_share = float(settings["preview_share"])
@@ -83,11 +88,6 @@ class ProgDtd:
         if role != "h_s":
             raise BundleError(f"family progdtd has no exact graph {role!r}")
         return {"z_hat": self.tables.largest[self.tables.y_levels :]}
-
-
-def group_ends(channels: int, groups: int) -> list[int]:
-    """Return for each group where it ends among *channels*; groups are as equal as can be, the earlier ones larger."""
-    return [math.ceil(channels * group / groups) for group in range(1, groups + 1)]
 
 
 class ProgDtdLatents:
@@ -178,3 +178,12 @@ class ProgDtdLatents:
         known *= np.float32(1 / MEAN_UNIT)
         passes = (Pass("g_s", ("y_hat",), "x_hat"),)
         return Reconstruction({"y_hat": y_hat}, passes, Pass("preview", ("y_hat",), "x_hat"))
+
+
+def _ends(settings: Mapping[str, Any], name: str, channels: int) -> list[int]:
+    """Return a setting that says how many channels there are up to the end of each group."""
+    ends = settings.get(name)
+    whole = isinstance(ends, list) and all(isinstance(end, int) and not isinstance(end, bool) for end in ends)
+    if not whole or not ends or ends[-1] != channels or not all(a < b for a, b in pairwise([0, *ends])):
+        raise BundleError(f"settings of family progdtd: {name} must rise from above 0 to {channels}, not {ends!r}")
+    return list(ends)

@@ -1,0 +1,163 @@
+"""The progdtd family from training to streams, with tiny networks."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
+
+from export.bundle_writer import write_bundle
+from export.families import EXPORTERS
+from export.training.config import StageSettings, TrainingSettings
+from export.training.families import make_family
+from export.training.group import Group
+from export.training.loop import Run
+from export.training.pictures import Patches, load_pictures
+from export.training.progdtd import kept_mask
+from export.weights import networks_with
+from runtime import Codec
+from runtime.errors import BundleError, ConfigurationError
+
+CPU = torch.device("cpu")
+GROUPS = {"one": [1.0], "three": [0.25, 0.5, 1.0]}
+
+
+def with_options(settings: TrainingSettings, **options: Any) -> TrainingSettings:
+    stages = {name: StageSettings(steps=3, batch=4, warmup_steps=2) for name in ("rd", "dtd")}
+    return dataclasses.replace(settings, family="progdtd", stages=stages, options=options)
+
+
+@pytest.fixture(scope="module", params=GROUPS)
+def bundle(
+    request: pytest.FixtureRequest,
+    tiny_settings: TrainingSettings,
+    pictures_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    settings = with_options(tiny_settings, groups=GROUPS[request.param])
+    torch.manual_seed(0)
+    weights = dict(make_family(settings).networks.state_dict())
+    weights["h_s.layers.6.weight"] *= 30  # trained heads reach far
+    pictures = load_pictures([pictures_folder], 64)
+    content = EXPORTERS["progdtd"](networks_with(settings, weights), settings, pictures[:4], "cuts")
+    return write_bundle(tmp_path_factory.mktemp("out") / request.param, "tiny", "0.1.0", "progdtd", content)
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    coarse = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((7, 8, 1), np.uint8))
+
+
+def test_an_exported_bundle_codes_pictures(bundle: Path, image: Any) -> None:
+    """A stream decodes whole; at every cut it decodes to no fewer channels than at the cut before."""
+    with Codec.open(bundle, threads=1) as codec:
+        encoding = codec.encode(image)
+        whole = codec.decode(encoding.stream)
+        assert whole.complete and whole.steps == whole.steps_total == 16
+        assert whole.image is not None and whole.image.shape == image.shape
+        before = 0.0
+        for size in range(int(encoding.value.offsets[0]), len(encoding.stream), 7):
+            picture = codec.decode(encoding.stream[:size])
+            assert picture.image is not None and before <= picture.steps <= 16
+            before = picture.steps
+
+
+def test_the_manifest_proves_the_exact_graph(bundle: Path) -> None:
+    """h_s gives the sigma code alone, its sums stay below 2^24, and what integers cost is measured."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["graphs"]["h_s"]["outputs"] == ["sigma_code"]
+    assert max(manifest["graphs"]["h_s"]["accumulator_log2"].values()) < 24
+    assert {"y_bpp", "exact_h_s_cost_percent", "tables_cost_percent"} <= manifest["measured"].keys()
+    assert abs(manifest["measured"]["exact_h_s_cost_percent"]) < 2
+    assert len(manifest["settings"]["y_variance"]) == 16 and min(manifest["settings"]["y_variance"]) >= 0
+    with Codec.open(bundle, threads=1) as codec:
+        proof = codec.model.prove("h_s")
+    assert proof.keys() == manifest["graphs"]["h_s"]["accumulator_log2"].keys()
+
+
+def test_groups_are_exact(bundle: Path) -> None:
+    """Where groups end decides what a stream says: it stands in an exact file and not in the manifest."""
+    plan = json.loads((bundle / "plan.json").read_text())
+    expected = {"one": ([16], [8]), "three": ([4, 8, 16], [2, 4, 8])}[bundle.name]
+    assert (plan["y_ends"], plan["z_ends"]) == expected
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert "plan.json" in manifest["exact_files"] and "y_ends" not in manifest["settings"]
+
+
+def test_a_bundle_without_its_groups_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """A missing setting is one clear error when the bundle is opened."""
+    from engines.bundle import Bundle
+    from runtime.model import Model
+    from runtime.stream import Limits
+
+    opened = Bundle.open(bundle)
+    bare = dataclasses.replace(opened, settings={k: v for k, v in opened.settings.items() if k != "y_ends"})
+    with pytest.raises(BundleError, match="y_ends must rise"):
+        Model(bare, "auto", 1, Limits())
+
+
+def test_all_stages_run_and_are_logged(tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path) -> None:
+    """Both stages train every network, and validation tells the rate with and without groups."""
+    settings = with_options(tiny_settings, groups=[0.5, 1.0])
+    pictures = load_pictures([pictures_folder], 64)
+    torch.manual_seed(1)
+    family = make_family(settings)
+    before = {k: v.clone() for k, v in family.networks.state_dict().items()}
+    run = Run(settings, family.networks, family.stages, tmp_path, CPU, Group())
+    assert run.train(pictures, family.validation(pictures[:2], CPU))
+    after = run.networks.state_dict()
+    for role in ("g_a", "g_s", "h_a", "h_s", "prior", "preview"):
+        assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith(f"{role}.")), role
+    for stage in ("rd", "dtd"):
+        with (tmp_path / f"{stage}-validation.csv").open() as file:
+            (*_, row) = csv.DictReader(file)
+        assert float(row["grouped full_bpp"]) > 0 and float(row["z first full_bpp"]) > 0
+
+
+def test_what_is_dropped_gets_no_gradient(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """With half of the channels kept at most, the last half costs nothing and changes nothing."""
+    settings = with_options(tiny_settings, keep_least=0.25, keep_most=0.5)
+    torch.manual_seed(2)
+    family = make_family(settings)
+    patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
+    loss, figures = family.stages["dtd"].loss(family.networks, patches.take())
+    patches.close()
+    loss.backward()
+    gradient = family.networks.g_s.enter.weight.grad
+    assert gradient[:, :4].abs().sum() > 0 and not gradient[:, 8:].any()
+    assert all(bool(value.isfinite()) for value in figures.values())
+
+
+def test_the_same_share_of_both_latents_is_kept() -> None:
+    """Shares round up to whole channels, and one channel is always kept."""
+    share = torch.tensor([0.0, 0.3, 1.0])
+    kept = [kept_mask(torch.zeros(3, channels, 1, 1), share)[:, :, 0, 0].sum(dim=1).tolist() for channels in (10, 4)]
+    assert kept == [[1, 3, 10], [1, 2, 4]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_least": 0.5, "keep_most": 0.5},
+        {"keep_most": 1.5},
+        {"groups": []},
+        {"groups": [0.5]},
+        {"groups": [0.01, 1.0]},
+        {"groups": [0.5, 0.4, 1.0]},
+        {"groups": 4},
+        {"share": 0.5},
+    ],
+)
+def test_wrong_options_are_refused(tiny_settings: TrainingSettings, options: dict[str, Any]) -> None:
+    """Ranges that are none and groups without channels end before anything is trained."""
+    with pytest.raises(ConfigurationError, match="options"):
+        make_family(with_options(tiny_settings, **options))
