@@ -132,7 +132,7 @@ def test_held_out_pictures_are_never_trained_on(pictures_folder: Path) -> None:
     assert not {id(p) for p in held_out} & {id(p) for p in kept}
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_settings_are_valid(config: Path) -> None:
     """Every settings file that ships names a family, a backbone and stages that exist."""
     settings = load_settings(TrainingSettings, config)
