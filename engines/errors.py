@@ -7,7 +7,7 @@ CutoffError
 |   |-- ModelMismatch        a stream of another bundle
 |   `-- BundleError          a bundle whose files do not fit its manifest
 |-- Incomplete             the file is not all there yet                           exit status 1
-|-- LimitExceeded          a claim larger than the caller allows                   exit status 1
+|-- LimitExceeded          a claim, or work, above what the caller allows          exit status 1
 |-- EngineError            a graph cannot be opened or run here                    exit status 1
 |-- OutputError            a result cannot be written                              exit status 1
 `-- UsageError             the call is wrong                                       exit status 2
@@ -49,7 +49,7 @@ class Incomplete(CutoffError):
 
 
 class LimitExceeded(CutoffError):
-    """A size claim above the caller's limits; nothing was allocated."""
+    """A size claim above the caller's limits, for which nothing was allocated; or work that took too long."""
 
 
 class EngineError(CutoffError):
