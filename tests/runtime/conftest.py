@@ -1,4 +1,4 @@
-"""Fixtures of the core's tests: the golden folder, its generator's functions, and the tiny bundle."""
+"""Fixtures of the core's tests: golden files, their generator and the tiny bundle; pictures, streams, files of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from runtime import Codec
 from runtime.entropy.tables import Tables
+from runtime.image_files import write_image
+
+Image = NDArray[np.uint8]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -42,3 +47,43 @@ def tiny_codec() -> Iterator[Codec]:
     """The golden files' bundle, opened: hand-made networks that run in no time, the same for ever."""
     with Codec.open(GOLDEN / "tiny", threads=1) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def golden(make_golden: ModuleType) -> dict[str, bytes]:
+    """The golden streams that must decode, by name."""
+    streams = {path.stem: path.read_bytes() for path in (make_golden.HERE / "valid").glob("*.cut")}
+    return streams
+
+
+@pytest.fixture(scope="session")
+def crop(photographs: dict[str, Image]) -> Image:
+    """A detailed part of a photograph, uint8 (80, 96, 3)."""
+    return np.ascontiguousarray(photographs["coffee"][120:200, 220:316])
+
+
+@pytest.fixture(scope="session")
+def crop_stream(codec: Codec, crop: Image) -> bytes:
+    """The crop, encoded with the shipped bundle."""
+    return codec.encode(crop).stream
+
+
+@pytest.fixture
+def picture(tmp_path: Path, photographs: dict[str, Image]) -> Path:
+    """A file of a photograph, 451x300."""
+    write_image(tmp_path / "chelsea.png", photographs["chelsea"])
+    return tmp_path / "chelsea.png"
+
+
+@pytest.fixture
+def small(tmp_path: Path, photographs: dict[str, Image]) -> Path:
+    """A file of a piece of it, 150x100."""
+    write_image(tmp_path / "small.png", photographs["chelsea"][100:200, 150:300])
+    return tmp_path / "small.png"
+
+
+@pytest.fixture
+def coded(tmp_path: Path, stream: bytes) -> Path:
+    """A file of the photograph's stream."""
+    (tmp_path / "chelsea.cut").write_bytes(stream)
+    return tmp_path / "chelsea.cut"

@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from decoding import nodes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime import Codec, Decoder, Picture
+from runtime import Codec, Picture
 from runtime.errors import Incomplete, StreamError
-from runtime.families.dpict import DpictLatents
 from runtime.stream import FRAME_BYTES, Header, Limits
 
 Image = NDArray[np.uint8]
@@ -34,11 +34,6 @@ def images(draw: st.DrawFn) -> Image:
     ramp = slope * (row + 2 * column)
     image = level + (ramp if grey else ramp[:, :, None]) + generator.integers(-noise, noise + 1, shape)
     return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def nodes_of(decoder: Decoder) -> list[int]:
-    assert isinstance(decoder._latents, DpictLatents) and decoder._latents.y is not None
-    return decoder._latents.y.nodes.tolist()
 
 
 def same(one: Picture, other: Picture) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import printed, refusal, run
 from numpy.typing import NDArray
 
-from engines.bundle import SHIPPED, Bundle, bundle_hash
+from engines.bundle import Bundle
 from runtime import Codec, trim
-from runtime.cli.bench import ideal_code
-from runtime.cli.coder_check import check_agreement, check_coder
-from runtime.cli.demo import Row, csv_of
 from runtime.cli.main import VERBS, main
 from runtime.cli.samples import synthetic_picture
-from runtime.cli.strip import Panel, strip_of
-from runtime.entropy.choose import installed_coders
 from runtime.errors import UsageError
 from runtime.evaluate.distortion import psnr
 from runtime.image_files import read_image, write_image
@@ -40,63 +34,13 @@ DECODE_KEYS = {
 }
 
 
-@pytest.fixture
-def picture(tmp_path: Path, photographs: dict[str, Image]) -> Path:
-    """A file of a photograph, 451x300."""
-    write_image(tmp_path / "chelsea.png", photographs["chelsea"])
-    return tmp_path / "chelsea.png"
-
-
-@pytest.fixture
-def small(tmp_path: Path, photographs: dict[str, Image]) -> Path:
-    """A file of a piece of it, 150x100."""
-    write_image(tmp_path / "small.png", photographs["chelsea"][100:200, 150:300])
-    return tmp_path / "small.png"
-
-
-@pytest.fixture
-def coded(tmp_path: Path, stream: bytes) -> Path:
-    """A file of the photograph's stream."""
-    (tmp_path / "chelsea.cut").write_bytes(stream)
-    return tmp_path / "chelsea.cut"
-
-
-def _run(capsys: Capture, *words: str | Path) -> str:
-    """Run a command that succeeds, and return what it prints."""
-    capsys.readouterr()
-    status = main([str(word) for word in words])
-    printed = capsys.readouterr()
-    assert status == 0, printed.err
-    return printed.out
-
-
-def _object(capsys: Capture, *words: str | Path) -> dict[str, Any]:
-    """Run a command with --json, and return its only object."""
-    lines = _run(capsys, *words, "--json").splitlines()
-    assert len(lines) == 1
-    result: dict[str, Any] = json.loads(lines[0])
-    return result
-
-
-def _refusal(capsys: Capture, *words: str | Path) -> tuple[int, str]:
-    """Run a command that fails, and return its status and its only line on stderr."""
-    capsys.readouterr()
-    status = main([str(word) for word in words])
-    printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert status != 0
-    assert len(lines) == 1
-    assert lines[0].startswith("cutoff: error: ")
-    return status, lines[0]
-
-
 # encode
 
 
 def test_encode_writes_what_the_codec_makes(
     capsys: Capture, codec: Codec, photographs: dict[str, Image], small: Path, tmp_path: Path
 ) -> None:
-    result = _object(capsys, "encode", small, "-o", tmp_path / "a.cut", "--threads", "2")
+    result = printed(capsys, "encode", small, "-o", tmp_path / "a.cut", "--threads", "2")
     written = (tmp_path / "a.cut").read_bytes()
     assert written == codec.encode(photographs["chelsea"][100:200, 150:300]).stream
     assert set(result) == {"bytes", "bpp", "width", "height", "bundle", "ms"}
@@ -108,28 +52,28 @@ def test_encode_writes_what_the_codec_makes(
 
 
 def test_encode_bytes_writes_a_plain_prefix(capsys: Capture, small: Path, tmp_path: Path) -> None:
-    _run(capsys, "encode", small, "-o", tmp_path / "whole.cut", "--threads", "2")
+    run(capsys, "encode", small, "-o", tmp_path / "whole.cut", "--threads", "2")
     whole = (tmp_path / "whole.cut").read_bytes()
     size = 2 * len(whole) // 3
-    result = _object(capsys, "encode", small, "-o", tmp_path / "part.cut", "--bytes", str(size), "--threads", "2")
+    result = printed(capsys, "encode", small, "-o", tmp_path / "part.cut", "--bytes", str(size), "--threads", "2")
     assert result["bytes"] == size
     assert (tmp_path / "part.cut").read_bytes() == whole[:size]
 
 
 def test_encode_bytes_beyond_the_stream_writes_all_of_it(capsys: Capture, small: Path, tmp_path: Path) -> None:
-    result = _object(capsys, "encode", small, "-o", tmp_path / "a.cut", "--bytes", "1000000")
+    result = printed(capsys, "encode", small, "-o", tmp_path / "a.cut", "--bytes", "1000000")
     assert result["bytes"] == len((tmp_path / "a.cut").read_bytes()) < 10_000
 
 
 def test_encode_bytes_too_few_for_the_head_segment(capsys: Capture, small: Path, tmp_path: Path) -> None:
-    status, line = _refusal(capsys, "encode", small, "-o", tmp_path / "a.cut", "--bytes", "31")
+    status, line = refusal(capsys, "encode", small, "-o", tmp_path / "a.cut", "--bytes", "31")
     assert status == 1
     assert "31 bytes cannot hold header and head segment" in line
     assert not (tmp_path / "a.cut").exists()
 
 
 def test_encode_without_json_prints_one_line(capsys: Capture, small: Path, tmp_path: Path) -> None:
-    printed = _run(capsys, "encode", small, "-o", tmp_path / "a.cut")
+    printed = run(capsys, "encode", small, "-o", tmp_path / "a.cut")
     assert len(printed.splitlines()) == 1
     assert "150x100" in printed
 
@@ -140,13 +84,13 @@ def test_encode_applies_exif_orientation(capsys: Capture, tmp_path: Path, photog
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     PIL.Image.fromarray(photographs["chelsea"][:64, :96]).save(tmp_path / "a.png", exif=exif)
-    result = _object(capsys, "encode", tmp_path / "a.png", "-o", tmp_path / "a.cut")
+    result = printed(capsys, "encode", tmp_path / "a.png", "-o", tmp_path / "a.cut")
     assert (result["width"], result["height"]) == (64, 96)
 
 
 def test_encode_never_overwrites_its_input(capsys: Capture, small: Path) -> None:
     before = small.read_bytes()
-    status, line = _refusal(capsys, "encode", small, "-o", small)
+    status, line = refusal(capsys, "encode", small, "-o", small)
     assert status == 1
     assert "it is the input" in line
     assert small.read_bytes() == before
@@ -156,7 +100,7 @@ def test_encode_never_overwrites_its_input(capsys: Capture, small: Path) -> None
 
 
 def test_decode_whole(capsys: Capture, codec: Codec, coded: Path, stream: bytes, tmp_path: Path) -> None:
-    result = _object(capsys, "decode", coded, "-o", tmp_path / "a.png", "--threads", "2")
+    result = printed(capsys, "decode", coded, "-o", tmp_path / "a.png", "--threads", "2")
     assert np.array_equal(read_image(tmp_path / "a.png"), codec.decode(stream).image)
     assert set(result) == DECODE_KEYS
     assert result["bytes_used"] == result["bytes_verified"] == result["bytes_total"] == len(stream)
@@ -168,7 +112,7 @@ def test_decode_whole(capsys: Capture, codec: Codec, coded: Path, stream: bytes,
 
 
 def test_decode_bytes_reads_a_prefix(capsys: Capture, codec: Codec, coded: Path, stream: bytes, tmp_path: Path) -> None:
-    result = _object(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "3000", "--threads", "2")
+    result = printed(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "3000", "--threads", "2")
     assert np.array_equal(read_image(tmp_path / "a.png"), codec.decode(stream[:3000]).image)
     assert result["bytes_used"] == 3000 > result["bytes_verified"]
     assert result["bytes_total"] == len(stream)
@@ -177,12 +121,12 @@ def test_decode_bytes_reads_a_prefix(capsys: Capture, codec: Codec, coded: Path,
 
 
 def test_decode_strict_uses_verified_bytes_only(capsys: Capture, coded: Path, tmp_path: Path) -> None:
-    result = _object(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "3000", "--strict")
+    result = printed(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "3000", "--strict")
     assert result["bytes_used"] == result["bytes_verified"] < 3000
 
 
 def test_decode_with_a_generous_deadline(capsys: Capture, coded: Path, tmp_path: Path) -> None:
-    result = _object(capsys, "decode", coded, "-o", tmp_path / "a.png", "--deadline-ms", "60000", "--threads", "2")
+    result = printed(capsys, "decode", coded, "-o", tmp_path / "a.png", "--deadline-ms", "60000", "--threads", "2")
     assert result["complete"]
     assert not result["missed"]
     assert 0 < result["margin_ms"] < 60_000
@@ -220,7 +164,7 @@ def test_decode_missed_deadline_with_a_late_picture(
 
 
 def test_decode_without_json_prints_one_line(capsys: Capture, coded: Path, tmp_path: Path) -> None:
-    printed = _run(capsys, "decode", coded, "-o", tmp_path / "a.jpg", "--bytes", "2000")
+    printed = run(capsys, "decode", coded, "-o", tmp_path / "a.jpg", "--bytes", "2000")
     assert len(printed.splitlines()) == 1
     assert f"2000 of {coded.stat().st_size} bytes" in printed
 
@@ -230,15 +174,15 @@ def test_decode_omits_planes_where_the_family_has_none(
 ) -> None:
     with_planes = Codec.decode
     monkeypatch.setattr(Codec, "decode", lambda *a, **k: dataclasses.replace(with_planes(*a, **k), planes=None))
-    result = _object(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "2000")
+    result = printed(capsys, "decode", coded, "-o", tmp_path / "a.png", "--bytes", "2000")
     assert set(result) == DECODE_KEYS - {"planes"}
 
 
 def test_grey_decodes_to_grey(capsys: Capture, tmp_path: Path, photographs: dict[str, Image]) -> None:
     grey = photographs["chelsea"][:70, :90, 1]
     write_image(tmp_path / "grey.png", grey)
-    _run(capsys, "encode", tmp_path / "grey.png", "-o", tmp_path / "a.cut")
-    _run(capsys, "decode", tmp_path / "a.cut", "-o", tmp_path / "a.png")
+    run(capsys, "encode", tmp_path / "grey.png", "-o", tmp_path / "a.cut")
+    run(capsys, "decode", tmp_path / "a.cut", "-o", tmp_path / "a.png")
     decoded = read_image(tmp_path / "a.png")
     assert decoded.shape == (70, 90)
     assert psnr(decoded, grey) > 20
@@ -248,13 +192,13 @@ def test_grey_decodes_to_grey(capsys: Capture, tmp_path: Path, photographs: dict
 def test_odd_sizes_come_back(size: tuple[int, int], capsys: Capture, tmp_path: Path) -> None:
     image = synthetic_picture(*size)
     write_image(tmp_path / "a.png", image)
-    _run(capsys, "encode", tmp_path / "a.png", "-o", tmp_path / "a.cut")
-    _run(capsys, "decode", tmp_path / "a.cut", "-o", tmp_path / "b.png")
+    run(capsys, "encode", tmp_path / "a.png", "-o", tmp_path / "a.cut")
+    run(capsys, "decode", tmp_path / "a.cut", "-o", tmp_path / "b.png")
     assert read_image(tmp_path / "b.png").shape == image.shape
 
 
 def test_decode_unknown_suffix_is_wrong_usage(capsys: Capture, coded: Path, tmp_path: Path) -> None:
-    status, line = _refusal(capsys, "decode", coded, "-o", tmp_path / "a.gif")
+    status, line = refusal(capsys, "decode", coded, "-o", tmp_path / "a.gif")
     assert status == 2
     assert ".png" in line
 
@@ -263,19 +207,19 @@ def test_decode_unknown_suffix_is_wrong_usage(capsys: Capture, coded: Path, tmp_
 
 
 def test_trim_is_the_functions_work(capsys: Capture, coded: Path, stream: bytes, tmp_path: Path) -> None:
-    result = _object(capsys, "trim", coded, "-o", tmp_path / "a.cut", "--bytes", "5000")
+    result = printed(capsys, "trim", coded, "-o", tmp_path / "a.cut", "--bytes", "5000")
     trimmed = (tmp_path / "a.cut").read_bytes()
     assert trimmed == trim(stream, 5000)
     assert result == {"bytes": len(trimmed), "bytes_before": len(stream), "complete": False}
 
 
 def test_trim_in_place(capsys: Capture, coded: Path, stream: bytes) -> None:
-    _run(capsys, "trim", coded, "-o", coded, "--bytes", "4000")
+    run(capsys, "trim", coded, "-o", coded, "--bytes", "4000")
     assert coded.read_bytes() == trim(stream, 4000)
 
 
 def test_trim_below_the_head_segment(capsys: Capture, coded: Path, tmp_path: Path) -> None:
-    status, line = _refusal(capsys, "trim", coded, "-o", tmp_path / "a.cut", "--bytes", "31")
+    status, line = refusal(capsys, "trim", coded, "-o", tmp_path / "a.cut", "--bytes", "31")
     assert status == 1
     assert "31 bytes cannot hold header and head segment" in line
     assert not (tmp_path / "a.cut").exists()
@@ -288,7 +232,7 @@ def test_inspect_needs_no_bundle(
         raise AssertionError("a bundle was opened")
 
     monkeypatch.setattr(Bundle, "open", never)
-    result = _object(capsys, "inspect", coded)
+    result = printed(capsys, "inspect", coded)
     assert (result["width"], result["height"]) == WHOLE_SIZE
     assert result["exact_id"] == codec.bundle.exact_id.hex()
     assert result["bytes"] == result["bytes_total"] == result["bytes_verified"] == len(stream)
@@ -296,7 +240,7 @@ def test_inspect_needs_no_bundle(
 
 
 def test_inspect_slices_cover_the_stream(capsys: Capture, coded: Path, stream: bytes) -> None:
-    slices = _object(capsys, "inspect", coded)["slices"]
+    slices = printed(capsys, "inspect", coded)["slices"]
     assert [s["slice"] for s in slices][:3] == ["header", "head", "frame 0"]
     assert {s["state"] for s in slices} == {"verified"}
     ends = [s["offset"] + s["bytes"] for s in slices]
@@ -312,7 +256,7 @@ def test_inspect_tells_the_states_of_slices(capsys: Capture, stream: bytes, tmp_
 
     def states(content: bytes) -> list[str]:
         (tmp_path / "a.cut").write_bytes(content)
-        return [s["state"] for s in _object(capsys, "inspect", tmp_path / "a.cut")["slices"]]
+        return [s["state"] for s in printed(capsys, "inspect", tmp_path / "a.cut")["slices"]]
 
     assert states(stream[:HEADER_BYTES])[:3] == ["verified", "missing", "missing"]
     assert states(stream[: HEADER_BYTES + 1])[:3] == ["verified", "unfinished", "missing"]
@@ -323,191 +267,9 @@ def test_inspect_tells_the_states_of_slices(capsys: Capture, stream: bytes, tmp_
 
 
 def test_inspect_without_json_prints_a_table(capsys: Capture, coded: Path) -> None:
-    printed = _run(capsys, "inspect", coded)
+    printed = run(capsys, "inspect", coded)
     assert "451" in printed
     assert "frame 0" in printed
-
-
-# bench, selfcheck, bundles
-
-
-def test_bench_prints_the_documented_keys(capsys: Capture, small: Path) -> None:
-    result = _object(capsys, "bench", small, "--repeats", "1", "--threads", "2")
-    assert set(result["entropy"]) == {"encode_ns_per_trit", "decode_ns_per_trit", "overhead_pct"}
-    assert all(value > 0 for value in result["entropy"].values())
-    assert set(result["networks_ms"]) == set(Bundle.open("dpict-edge").graphs)
-    assert all(value > 0 for value in result["networks_ms"].values())
-    assert (result["width"], result["height"], result["threads"]) == (150, 100, 2)
-    assert 50 < result["peak_mb"] < 10_000
-    assert result["encode_ms"] > 0 < result["decode_ms"]
-
-
-def test_range_code_is_close_to_its_ideal_length(codec: Codec, photographs: dict[str, Image], stream: bytes) -> None:
-    """On a photograph of 451x300 the coder's two endings alone are 0.05 % of the stream."""
-    trits, bits = ideal_code(codec.model, photographs["chelsea"])
-    parser = StreamParser()
-    parser.feed(stream)
-    assert parser.header is not None
-    code_bits = 8 * (parser.header.head_bytes + parser.header.body_bytes)
-    assert trits > 100_000
-    assert bits < code_bits < 1.002 * bits
-
-
-def test_bench_without_json_names_every_key(capsys: Capture, small: Path) -> None:
-    printed = _run(capsys, "bench", small, "--repeats", "1")
-    for key in ("entropy.encode_ns_per_trit", "entropy.overhead_pct", "networks_ms.g_s", "peak_mb"):
-        assert key in printed
-
-
-@pytest.mark.parametrize("coder", ["constriction", "compiled"])
-def test_bench_measures_the_coder_that_is_asked_for(capsys: Capture, small: Path, coder: str) -> None:
-    pytest.importorskip("constriction" if coder == "constriction" else "numba")
-    assert _object(capsys, "bench", small, "--repeats", "1", "--coder", coder)["coder"] == coder
-
-
-def test_selfcheck_of_the_shipped_bundles(capsys: Capture) -> None:
-    result = _object(capsys, "selfcheck", "--threads", "2")
-    assert result["ok"] is True
-    names = {check["name"] for check in result["checks"]}
-    assert {
-        "coder: golden words",
-        "coder: agreement",
-        "dpict-edge: hashes",
-        "dpict-edge: tables",
-        "dpict-edge: graph h_s",
-    } <= names
-    assert all(set(check) == {"name", "ok", "detail"} and check["ok"] for check in result["checks"])
-
-
-def test_selfcheck_finds_a_changed_file(capsys: Capture, tmp_path: Path) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(SHIPPED / "dpict-edge", folder)
-    graph = folder / Bundle.open("dpict-edge").graphs["g_s"].file
-    content = bytearray(graph.read_bytes())
-    content[1000] ^= 1
-    graph.write_bytes(content)
-    assert main(["selfcheck", str(folder), "--json"]) == 1
-    result = json.loads(capsys.readouterr().out)
-    assert result["ok"] is False
-    (failed,) = (check for check in result["checks"] if not check["ok"])
-    assert failed["name"] == f"{folder}: hashes"
-    assert "SHA-256" in failed["detail"]
-
-
-def test_selfcheck_finds_a_network_with_other_outputs(capsys: Capture, tmp_path: Path) -> None:
-    """Whose hashes are right: the known answers are what it is held against."""
-    folder = tmp_path / "changed"
-    shutil.copytree(SHIPPED / "dpict-edge", folder)
-    bundle = Bundle.open(folder)
-    answers_path = bundle.graphs["g_s"].known_answers
-    assert answers_path is not None
-    with np.load(folder / answers_path) as file:
-        answers = {name: file[name] for name in file.files}
-    answers[f"0.{bundle.graphs['g_s'].outputs[0]}"][..., 0, 0] += 0.1
-    np.savez(folder / answers_path, **answers)
-    _rewrite_manifest(folder)
-    assert main(["selfcheck", str(folder), "--threads", "2", "--json"]) == 1
-    checks = json.loads(capsys.readouterr().out)["checks"]
-    assert [check["name"] for check in checks if not check["ok"]] == [f"{folder}: graph g_s"]
-
-
-def _rewrite_manifest(folder: Path) -> None:
-    import hashlib
-
-    manifest = json.loads((folder / "manifest.json").read_text())
-    files = {entry["path"]: (folder / entry["path"]).read_bytes() for entry in manifest["files"]}
-    for entry in manifest["files"]:
-        content = files[entry["path"]]
-        entry["size"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
-    manifest["bundle_hash"] = bundle_hash(files)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def test_golden_words_of_the_coder() -> None:
-    """Every coder that is installed is checked."""
-    assert check_coder() == f"120 trits in 104 bytes by {', '.join(installed_coders())}"
-
-
-def test_installed_coders_agree() -> None:
-    assert "the same" in check_agreement() or len(installed_coders()) == 1
-
-
-def test_bundles_lists_what_is_installed(capsys: Capture, codec: Codec) -> None:
-    (listed,) = _object(capsys, "bundles")["bundles"]
-    assert listed["name"] == "dpict-edge"
-    assert listed["exact_id"] == codec.bundle.exact_id.hex()
-    assert codec.bundle.exact_id.hex() in _run(capsys, "bundles")
-
-
-# demo
-
-
-def test_demo_writes_pictures_strips_and_a_table(capsys: Capture, codec: Codec, small: Path, tmp_path: Path) -> None:
-    original = read_image(small)
-    whole_bpp = 8 * len(codec.encode(original).stream) / 15_000
-    low, high = f"{0.5 * whole_bpp:.3g}", f"{0.8 * whole_bpp:.3g}"
-    out = tmp_path / "out"
-    points, deadlines = f"0.001,{low},{high},99", "60000,0.001"
-    words = ["demo", small, "--out", out, "--points", points, "--deadlines-ms", deadlines, "--threads", "2"]
-    result = _object(capsys, *words)
-    cuts = [row["cut"] for row in result["rows"]]
-    assert cuts == [f"{low} bpp", f"{high} bpp", "whole", "60000 ms", "0.001 ms"]
-    assert {p.name for p in out.iterdir()} == {
-        "small.cut",
-        f"small-{low}-bpp.png",
-        f"small-{high}-bpp.png",
-        "small-whole.png",
-        "small-deadline-1.png",
-        "small-strip.png",
-        "table.csv",
-    }
-    for row, file in zip(result["rows"], [f"{low}-bpp", f"{high}-bpp", "whole", "deadline-1"], strict=False):
-        assert row["psnr_db"] == pytest.approx(psnr(read_image(out / f"small-{file}.png"), original), abs=1e-3)
-    assert result["rows"][0]["bytes"] == int(float(low) * 15_000 / 8)
-    assert result["rows"][-1]["missed"]
-    with (out / "table.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [row["cut"] for row in table] == cuts
-    assert {"picture", "bytes", "bpp", "psnr_db", "steps", "ms", "skipped"} <= set(table[0])
-
-
-def test_demo_takes_folders_and_tells_equal_names_apart(
-    capsys: Capture, tmp_path: Path, photographs: dict[str, Image]
-) -> None:
-    for name in ("a.png", "a.bmp"):
-        write_image(tmp_path / name, photographs["chelsea"][:64, :64])
-    (tmp_path / "notes.txt").write_text("not a picture")
-    printed = _run(capsys, "demo", tmp_path, "--out", tmp_path / "out", "--points", "1", "--deadlines-ms", "1000")
-    assert (tmp_path / "out" / "a-strip.png").exists()
-    assert (tmp_path / "out" / "a-2-strip.png").exists()
-    assert "psnr_db" in printed
-
-
-def test_demo_derives_deadlines(capsys: Capture, small: Path, tmp_path: Path) -> None:
-    result = _object(capsys, "demo", small, "--out", tmp_path / "out", "--points", "0.5")
-    assert sum(row["cut"].endswith(" ms") for row in result["rows"]) == 4
-
-
-def test_demo_without_scikit_image_says_what_to_install(
-    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "skimage", None)
-    capsys.readouterr()
-    assert main(["demo", "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'cutoff[demo]'" in capsys.readouterr().err
-
-
-def test_table_leaves_out_what_is_unknown() -> None:
-    row = Row("a", "1 ms", 10, 0.5, None, 0.0, 6, 1.5, "g_s preview", True)
-    assert csv_of([row]).splitlines()[1] == "a,1 ms,10,0.5000,,0.0000,6,1.5000,g_s preview,True"
-    assert row.written()[4] == "-"
-
-
-def test_strip_wraps_and_crops() -> None:
-    panels = [Panel(str(i), np.full((10, 500, 3), 9, np.uint8)) for i in range(7)]
-    strip = strip_of([*panels, Panel("grey", np.zeros((20, 5), np.uint8))])
-    assert strip.shape == (2 * (18 + 20 + 4) - 4, 6 * 484 - 4, 3)
-    assert (strip[18:28, :480] == 9).all()
 
 
 # the whole command
@@ -541,7 +303,7 @@ def test_every_verb_has_help(verb: str, capsys: Capture) -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(words: list[str], capsys: Capture) -> None:
-    status, line = _refusal(capsys, *words)
+    status, line = refusal(capsys, *words)
     assert status == 2
     assert "--help" in line
 
@@ -553,7 +315,7 @@ def test_traceback_only_on_request(capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("rich", reason="rich is not installed (extra: eval)")
     assert main(["eval", "rd", "--bundle", "dpict-edge", "--images", "missing", "--traceback"]) == 2
     assert "Traceback" in capsys.readouterr().err
-    _refusal(capsys, "inspect", tmp_path / "missing.cut")
+    refusal(capsys, "inspect", tmp_path / "missing.cut")
 
 
 def test_errors_stay_one_line(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,7 +341,7 @@ def test_eval_without_its_extra_says_what_to_install(capsys: Capture, monkeypatc
 
     monkeypatch.delattr(runtime.evaluate, "command", raising=False)
     monkeypatch.setitem(sys.modules, "runtime.evaluate.command", None)
-    status, line = _refusal(capsys, "eval", "rd")
+    status, line = refusal(capsys, "eval", "rd")
     assert status == 2
     assert "pip install 'cutoff[eval]'" in line
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from coding import EXTREME, Row, one_trit_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,16 +17,7 @@ from runtime.entropy.tables import Tables
 
 TOTAL = 1 << 24
 MASK = (1 << 64) - 1
-Row = tuple[int, int, int]
 Message = list[tuple[Row, int]]  # (frequencies, trit)
-
-EXTREME: list[Row] = [
-    (1, 1, TOTAL - 2),
-    (1, TOTAL - 2, 1),
-    (TOTAL - 2, 1, 1),
-    (TOTAL // 2, TOTAL // 2 - 1, 1),
-    (5592405, 5592405, 5592406),
-]
 
 
 # An independent range coder in plain integers, after FORMAT.md, "Range code".
@@ -126,28 +118,13 @@ def plain_trusted(code: bytes, rows: Sequence[Row]) -> list[int]:
 # The coder under test, fed with the same messages.
 
 
-def tables_of(rows: Sequence[Row]) -> Tables:
-    """Return tables in which model and row i is one trit with the frequencies *rows[i]*."""
-    count = len(rows)
-    return Tables(
-        trits=np.ones(count, np.uint8),
-        root=np.arange(count, dtype=np.int32),
-        first_child=np.arange(count, 4 * count, 3, dtype=np.int32),
-        frequencies=np.array(rows, np.uint32).reshape(count, 3),
-        priority=np.zeros(count, np.int16),
-        mean=np.concatenate([np.zeros(count), np.tile([-64, 0, 64], count)]).astype(np.int16),
-        deviation=np.zeros(4 * count, np.uint16),
-        sigma_thresholds=np.zeros(0, np.int32),
-    )
-
-
 class Coded:
     """A message, its code by the coder under test, and decoders for it."""
 
     def __init__(self, message: Message) -> None:
         distinct = sorted({row for row, _ in message}) or EXTREME
         self.message = message
-        self.tables = CoderTables(tables_of(distinct))
+        self.tables = CoderTables(one_trit_tables(distinct))
         self.rows = np.array([distinct.index(row) for row, _ in message], np.int32)
         self.trits = np.array([trit for _, trit in message], np.int32)
         encoder = TritEncoder(self.tables)

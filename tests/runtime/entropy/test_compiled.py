@@ -6,26 +6,20 @@ compiled coder to it byte by byte. The kernels also run uncompiled here, on smal
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from coding import EXTREME, Ints, coded, constriction, decoded, one_trit_tables, random_message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.codec import Codec
-from runtime.entropy import choose, compiled
-from runtime.entropy.choose import Coder, Encoder, hurry, installed_coders, open_coder
+from runtime.entropy.choose import Coder
 from runtime.entropy.compiled import CompiledCoder, load_kernels, plain_kernels
 from runtime.entropy.plan import Field, plane_by_priority, trit_planes
 from runtime.entropy.tables import Tables
-from runtime.errors import EngineError, MissingExtra, UsageError
 
 pytest.importorskip("numba")
 pytest.importorskip("constriction")
@@ -33,19 +27,11 @@ pytest.importorskip("constriction")
 TOTAL = 1 << 24
 MOST_BYTES_LOST = 8  # of a code that is cut: the coder's state
 MakeCoder = Callable[[Tables], Coder]
-Ints = NDArray[np.int32]
 
 GOLDEN = (
     "000000000000fffefe5557002aaa8053ab00091bfe04bd55fb42ac02c3c6586b1bffffffff9ae40021b3ffe39daaaaa9fffffffffb"
     "527fff10800078"
 )
-EXTREME = [
-    (1, 1, TOTAL - 2),
-    (1, TOTAL - 2, 1),
-    (TOTAL - 2, 1, 1),
-    (TOTAL // 2, TOTAL // 2 - 1, 1),
-    (5592405, 5592405, 5592406),
-]
 
 
 def rows_of_frequencies() -> st.SearchStrategy[tuple[int, int, int]]:
@@ -53,21 +39,6 @@ def rows_of_frequencies() -> st.SearchStrategy[tuple[int, int, int]]:
     cuts = st.tuples(st.integers(1, TOTAL - 2), st.integers(1, TOTAL - 2))
     free = cuts.map(lambda pair: sorted((min(pair), max(pair) + 1)))
     return st.sampled_from(EXTREME) | free.map(lambda ends: (ends[0], ends[1] - ends[0], TOTAL - ends[1]))
-
-
-def one_trit_tables(rows: list[tuple[int, int, int]]) -> Tables:
-    """Return tables in which model and row i is one trit with the frequencies *rows[i]*."""
-    count = len(rows)
-    return Tables(
-        trits=np.ones(count, np.uint8),
-        root=np.arange(count, dtype=np.int32),
-        first_child=np.arange(count, 4 * count, 3, dtype=np.int32),
-        frequencies=np.array(rows, np.uint32).reshape(count, 3),
-        priority=np.zeros(count, np.int16),
-        mean=np.concatenate([np.zeros(count), np.tile([-64, 0, 64], count)]).astype(np.int16),
-        deviation=np.zeros(4 * count, np.uint16),
-        sigma_thresholds=np.zeros(0, np.int32),
-    )
 
 
 def deep_tables(seed: int, depths: tuple[int, ...] = (0, 1, 2, 3, 4, 6)) -> Tables:
@@ -120,36 +91,6 @@ def make_compiled(kernel_folder: Path) -> MakeCoder:
     if kernels.name != "compiled":
         pytest.skip("numba is told not to compile")
     return lambda tables: CompiledCoder(tables, kernels)
-
-
-def constriction(tables: Tables) -> Coder:
-    return open_coder(tables, "constriction", Path())
-
-
-def coded(encoder: Encoder, trits: Ints, rows: Ints) -> bytes:
-    encoder.encode(trits, rows)
-    size = encoder.size_bytes
-    code = encoder.finish()
-    assert len(code) == size
-    return code
-
-
-def decoded(coder: Coder, code: bytes, rows: Ints, *, whole: bool = False) -> Ints:
-    decoder = coder.decoder()
-    decoder.extend(code, whole=whole)
-    return decoder.decode(rows)
-
-
-def random_message(seed: int, size: int, rows: int, *, likely: bool = True) -> tuple[Tables, Ints, Ints]:
-    """Return tables, trits and rows; trits as the frequencies have it, or all alike."""
-    random = np.random.default_rng(seed)
-    cuts = np.sort(random.integers(1, TOTAL - 1, (rows, 2)), axis=1)
-    cuts[:, 1] += 1
-    frequencies = np.stack([cuts[:, 0], cuts[:, 1] - cuts[:, 0], TOTAL - cuts[:, 1]], axis=1)
-    chosen = random.integers(rows, size=size).astype(np.int32)
-    drawn = random.integers(TOTAL, size=size)[:, None] >= np.cumsum(frequencies, axis=1)[chosen, :2]
-    trits = drawn.sum(axis=1) if likely else random.integers(3, size=size)
-    return one_trit_tables([tuple(row) for row in frequencies.tolist()]), trits.astype(np.int32), chosen
 
 
 # The same words.
@@ -418,172 +359,3 @@ def test_a_cut_ends_inside_a_step_where_constriction_ends(make_coder: MakeCoder)
                     break
             states.append((received, known.nodes.tolist()))
         assert states[0] == states[1]
-
-
-# Loading and choosing.
-
-
-def test_machine_code_is_kept_in_the_given_folder_only(tmp_path: Path) -> None:
-    """Two processes in a row: the second loads what the first compiled; nothing appears beside the sources."""
-    script = (
-        "import sys, pathlib, numba\n"
-        "from runtime.entropy.compiled import load_kernels\n"
-        "before = numba.config.CACHE_DIR\n"
-        "kernels = load_kernels(pathlib.Path(sys.argv[1]))\n"
-        "assert numba.config.CACHE_DIR == before\n"
-        "print(kernels.stored, sum(sum(f.stats.cache_hits.values()) for f in\n"
-        "      (kernels.fill_plane, kernels.encode_trits, kernels.decode_trits)))\n"
-    )
-    folder = Path(compiled.__file__).parent
-    before = sorted(folder.rglob("*.nb*"))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / "kernels")],
-            cwd=folder.parents[1], env=environment, capture_output=True, text=True, check=True,
-        ).stdout.split()
-        for _ in range(2)
-    ]  # fmt: skip
-    assert printed == [["True", "0"], ["True", "3"]]
-    assert sorted(folder.rglob("*.nb*")) == before
-    assert any((tmp_path / "kernels").rglob("*.nbc"))
-
-
-def test_a_folder_that_cannot_be_used_costs_only_the_compilation(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    kernels = load_kernels(tmp_path / "file" / "kernels")
-    assert (kernels.name, kernels.stored) == ("compiled", False)
-
-
-def test_a_folder_that_refuses_files_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """numba would go on to a folder beside the sources."""
-
-    def refuse(**settings: object) -> None:
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr(compiled.tempfile, "TemporaryFile", refuse)
-    beside = sorted(Path(compiled.__file__).parent.rglob("*.nb*"))
-    kernels = load_kernels(tmp_path)
-    assert (kernels.name, kernels.stored) == ("compiled", False)
-    assert sorted(Path(compiled.__file__).parent.rglob("*.nb*")) == beside
-    assert not list(tmp_path.iterdir())
-
-
-def test_damaged_machine_code_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Files that were cut short cost the compilation; the coder works."""
-    load_kernels(tmp_path)
-    monkeypatch.setattr(compiled, "_loaded", {})
-    for file in tmp_path.rglob("*.nb*"):
-        file.write_bytes(file.read_bytes()[:100])
-    tables = one_trit_tables(EXTREME)
-    rows = np.arange(50, dtype=np.int32) % 5
-    code = coded(CompiledCoder(tables, load_kernels(tmp_path)).encoder(), rows % 3, rows)
-    assert code == coded(constriction(tables).encoder(), rows % 3, rows)
-
-
-def test_kernels_release_the_interpreter(make_compiled: MakeCoder) -> None:
-    """Other threads run while a long code is decoded."""
-    tables, trits, rows = random_message(1, 3_000_000, 100)
-    coder = make_compiled(tables)
-    code = coded(coder.encoder(), trits, rows)
-    found: list[Ints] = []
-    thread = threading.Thread(target=lambda: found.append(decoded(coder, code, rows, whole=True)))
-    assert coder.kernels.decode_trits.targetoptions["nogil"]  # type: ignore[attr-defined]
-    thread.start()
-    thread.join()
-    assert np.array_equal(found[0], trits)
-
-
-def test_the_fastest_start_is_the_default_until_there_is_hurry(tmp_path: Path) -> None:
-    """Nothing is compiled before someone asks for it; afterwards the compiled coder is the default."""
-    tables, folder = one_trit_tables(EXTREME), tmp_path / "kernels"
-    first = open_coder(tables, "auto", folder)
-    assert first.name == "constriction" and not folder.exists()
-    assert hurry(tables, first, folder).name == "compiled"
-    assert open_coder(tables, "auto", folder).name == "constriction"
-
-
-def test_a_codec_gives_the_same_stream_and_picture_with_every_coder() -> None:
-    """And may be asked for one; `warm` hurries only where none was asked for."""
-    image = np.random.default_rng(2).integers(0, 256, (64, 128, 3)).astype(np.uint8)
-    streams, pictures, values = [], [], []
-    for name in ("constriction", "compiled", "plain"):
-        with Codec.open("dpict-edge", threads=1, coder=name) as codec:
-            assert codec.model.coder.name == name
-            encoding = codec.encode(image)
-            streams.append(encoding.stream)
-            values.append(encoding.value.squared_error.tolist())
-            pictures.append([codec.decode(encoding.stream[:n]).steps for n in (len(streams[0]), len(streams[0]) // 2)])
-            codec.model.hurry()
-            assert codec.model.coder.name == name
-    assert streams[1:] == streams[:1] * 2
-    assert values[1:] == values[:1] * 2
-    assert pictures[1:] == pictures[:1] * 2
-
-
-def test_warming_a_codec_loads_the_compiled_coder() -> None:
-    with Codec.open("dpict-edge", threads=1) as codec:
-        assert codec.model.coder.name == "constriction"
-        codec.warm(64, 64)
-        assert codec.model.coder.name == "compiled"
-
-
-def test_an_unknown_coder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no coder is called 'fast'; known: auto, constriction, compiled, plain"):
-        open_coder(one_trit_tables(EXTREME), "fast", tmp_path)
-
-
-def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """Make *packages* look as if they were not installed."""
-    for package in packages:
-        monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "runtime.entropy.coder", raising=False)
-    real = choose.importlib.util.find_spec
-    monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: None if name in packages else real(name))
-
-
-def test_without_constriction_the_compiled_coder_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without(monkeypatch, "constriction")
-    tables = one_trit_tables(EXTREME)
-    assert installed_coders() == ("compiled",)
-    assert open_coder(tables, "auto", tmp_path).name == "compiled"
-    with pytest.raises(MissingExtra, match="constriction"):
-        open_coder(tables, "constriction", tmp_path)
-
-
-def test_without_numba_constriction_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without(monkeypatch, "numba")
-    tables = one_trit_tables(EXTREME)
-    coder = open_coder(tables, "auto", tmp_path)
-    assert coder.name == "constriction"
-    assert hurry(tables, coder, tmp_path) is coder
-    with pytest.raises(MissingExtra, match=r"pip install 'cutoff\[fast\]'"):
-        open_coder(tables, "compiled", tmp_path)
-
-
-def test_without_any_coder_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    without(monkeypatch, "numba", "constriction")
-    with pytest.raises(EngineError, match="install constriction, or numba"):
-        open_coder(one_trit_tables(EXTREME), "auto", tmp_path)
-
-
-def test_a_compiler_that_fails_leaves_constriction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As under an emulated processor: one line that says so, and the coder that works goes on."""
-
-    def broken(numba: object) -> list[object]:
-        raise RuntimeError("no such target")
-
-    monkeypatch.setattr(compiled, "_compilers", broken)
-    tables = one_trit_tables(EXTREME)
-    with pytest.raises(EngineError, match=r"cannot compile the coder here: .*no such target"):
-        open_coder(tables, "compiled", tmp_path)
-    coder = open_coder(tables, "auto", tmp_path)
-    assert hurry(tables, coder, tmp_path) is coder
-    assert open_coder(tables, "plain", tmp_path).name == "plain"
-
-
-def test_numbas_own_switch_gives_plain_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import numba
-
-    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
-    assert load_kernels(tmp_path).name == "plain"

@@ -1,0 +1,131 @@
+"""The command line: `bench`, `selfcheck` and `bundles`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import printed, run
+from numpy.typing import NDArray
+
+from engines.bundle import SHIPPED, Bundle, bundle_hash
+from runtime import Codec
+from runtime.cli.bench import ideal_code
+from runtime.cli.coder_check import check_agreement, check_coder
+from runtime.cli.main import main
+from runtime.entropy.choose import installed_coders
+from runtime.stream import StreamParser
+
+Image = NDArray[np.uint8]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_bench_prints_the_documented_keys(capsys: Capture, small: Path) -> None:
+    result = printed(capsys, "bench", small, "--repeats", "1", "--threads", "2")
+    assert set(result["entropy"]) == {"encode_ns_per_trit", "decode_ns_per_trit", "overhead_pct"}
+    assert all(value > 0 for value in result["entropy"].values())
+    assert set(result["networks_ms"]) == set(Bundle.open("dpict-edge").graphs)
+    assert all(value > 0 for value in result["networks_ms"].values())
+    assert (result["width"], result["height"], result["threads"]) == (150, 100, 2)
+    assert 50 < result["peak_mb"] < 10_000
+    assert result["encode_ms"] > 0 < result["decode_ms"]
+
+
+def test_range_code_is_close_to_its_ideal_length(codec: Codec, photographs: dict[str, Image], stream: bytes) -> None:
+    """On a photograph of 451x300 the coder's two endings alone are 0.05 % of the stream."""
+    trits, bits = ideal_code(codec.model, photographs["chelsea"])
+    parser = StreamParser()
+    parser.feed(stream)
+    assert parser.header is not None
+    code_bits = 8 * (parser.header.head_bytes + parser.header.body_bytes)
+    assert trits > 100_000
+    assert bits < code_bits < 1.002 * bits
+
+
+def test_bench_without_json_names_every_key(capsys: Capture, small: Path) -> None:
+    printed = run(capsys, "bench", small, "--repeats", "1")
+    for key in ("entropy.encode_ns_per_trit", "entropy.overhead_pct", "networks_ms.g_s", "peak_mb"):
+        assert key in printed
+
+
+@pytest.mark.parametrize("coder", ["constriction", "compiled"])
+def test_bench_measures_the_coder_that_is_asked_for(capsys: Capture, small: Path, coder: str) -> None:
+    pytest.importorskip("constriction" if coder == "constriction" else "numba")
+    assert printed(capsys, "bench", small, "--repeats", "1", "--coder", coder)["coder"] == coder
+
+
+def test_selfcheck_of_the_shipped_bundles(capsys: Capture) -> None:
+    result = printed(capsys, "selfcheck", "--threads", "2")
+    assert result["ok"] is True
+    names = {check["name"] for check in result["checks"]}
+    assert {
+        "coder: golden words",
+        "coder: agreement",
+        "dpict-edge: hashes",
+        "dpict-edge: tables",
+        "dpict-edge: graph h_s",
+    } <= names
+    assert all(set(check) == {"name", "ok", "detail"} and check["ok"] for check in result["checks"])
+
+
+def test_selfcheck_finds_a_changed_file(capsys: Capture, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(SHIPPED / "dpict-edge", folder)
+    graph = folder / Bundle.open("dpict-edge").graphs["g_s"].file
+    content = bytearray(graph.read_bytes())
+    content[1000] ^= 1
+    graph.write_bytes(content)
+    assert main(["selfcheck", str(folder), "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["ok"] is False
+    (failed,) = (check for check in result["checks"] if not check["ok"])
+    assert failed["name"] == f"{folder}: hashes"
+    assert "SHA-256" in failed["detail"]
+
+
+def test_selfcheck_finds_a_network_with_other_outputs(capsys: Capture, tmp_path: Path) -> None:
+    """Whose hashes are right: the known answers are what it is held against."""
+    folder = tmp_path / "changed"
+    shutil.copytree(SHIPPED / "dpict-edge", folder)
+    bundle = Bundle.open(folder)
+    answers_path = bundle.graphs["g_s"].known_answers
+    assert answers_path is not None
+    with np.load(folder / answers_path) as file:
+        answers = {name: file[name] for name in file.files}
+    answers[f"0.{bundle.graphs['g_s'].outputs[0]}"][..., 0, 0] += 0.1
+    np.savez(folder / answers_path, **answers)
+    _rewrite_manifest(folder)
+    assert main(["selfcheck", str(folder), "--threads", "2", "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["name"] for check in checks if not check["ok"]] == [f"{folder}: graph g_s"]
+
+
+def _rewrite_manifest(folder: Path) -> None:
+    import hashlib
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = {entry["path"]: (folder / entry["path"]).read_bytes() for entry in manifest["files"]}
+    for entry in manifest["files"]:
+        content = files[entry["path"]]
+        entry["size"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
+    manifest["bundle_hash"] = bundle_hash(files)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_golden_words_of_the_coder() -> None:
+    """Every coder that is installed is checked."""
+    assert check_coder() == f"120 trits in 104 bytes by {', '.join(installed_coders())}"
+
+
+def test_installed_coders_agree() -> None:
+    assert "the same" in check_agreement() or len(installed_coders()) == 1
+
+
+def test_bundles_lists_what_is_installed(capsys: Capture, codec: Codec) -> None:
+    (listed,) = printed(capsys, "bundles")["bundles"]
+    assert listed["name"] == "dpict-edge"
+    assert listed["exact_id"] == codec.bundle.exact_id.hex()
+    assert codec.bundle.exact_id.hex() in run(capsys, "bundles")
