@@ -43,7 +43,7 @@ class Codec:
         Args:
             engine: back end of the networks; "auto" takes the best that works here.
             threads: CPU threads of a network's run; None takes all cores.
-            limits: what sizes to accept.
+            limits: what a stream may cost; see `Limits`.
             coder: which implementation of the range code, "constriction", "compiled" or "plain"; "auto" takes what
                 starts soonest, and what runs fastest once `warm` was called.
 
