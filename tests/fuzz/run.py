@@ -30,7 +30,7 @@ LARGEST_INPUT = 8192
 
 # The kernels are left alone: numba compiles what it finds there.
 with atheris.instrument_imports(include=["runtime", "engines"], exclude=["runtime.entropy.kernels"]):
-    from targets import NAMES, Target, load
+    from fuzzing import NAMES, Target, load
 
     TARGETS = {name: load(name) for name in NAMES if name in sys.argv}
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from targets import NAMES, load
+from fuzzing import NAMES, load
 from targets.source import Source
 from targets.streams import GOLDEN, golden_streams, portions, repaired
 

@@ -1,9 +1,9 @@
-"""Fuzz targets: one module each, with `one_input(data)` and `seeds()`.
+"""Fuzz targets: the modules of `targets`, each with `one_input(data)` and `seeds()`.
 
 `one_input` hands bytes to a part of the product and raises whatever is no error of `engines.errors`, or what its own
 checks find. It needs no fuzzer: `tests/fuzz/test_corpus.py` replays the kept inputs, `tests/fuzz/run.py` searches new
-ones. The first byte of an input is no data: it says how the rest is used, among others whether checksums and hashes are
-made right, since behind them nothing would ever be reached by chance. Inputs stay meaningful as long as it is so.
+ones. Where a module says so, an input's first bytes are no data: they say how the rest is used, among others whether
+checksums and hashes are made right, since behind them nothing would ever be reached by chance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NAMES = ("stream", "head", "body", "decoder", "manifest", "tables", "onnx")
 
 
 class Target(Protocol):
-    """What every module of this package is."""
+    """What every module that is a target is."""
 
     def one_input(self, data: bytes) -> None:
         """Use *data*; raise if that shows a fault of the product."""
