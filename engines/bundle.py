@@ -1,11 +1,10 @@
-"""Bundles: a folder with everything a device needs to run one trained model.
+"""Bundles: everything a device needs to run one trained model, as a folder or as one file (`engines.bundle_source`).
 
     manifest.json     what the bundle is, and size and SHA-256 of every other file
     plan.json         those settings that decide what a stream says; missing where none does
     graphs/*.onnx     one network each
     tables/*.npz      integer tables
     kat/*.npz         known answers of graphs
-    MODEL_CARD.md     data, training, cost, results; for people, neither listed nor hashed
 
 `Bundle.open` reads every file once, checks it, and keeps the bytes: no parser ever sees a byte that was not verified.
 The manifest is the only exception; `engines.manifest` checks it as what it is, a text from anywhere.
@@ -14,13 +13,12 @@ The manifest is the only exception; `engines.manifest` checks it as what it is, 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engines.bundle_source import SUFFIX, Folder, OneFile, Source
 from engines.errors import BundleError
 from engines.manifest import MANIFEST, SCHEMA, BundleLimits, FileEntry, GraphSpec, parse_manifest, parse_settings
 
@@ -39,7 +37,7 @@ class Bundle:
         settings: what the family needs to know beside graphs and tables: those of the manifest, and those of plan.json,
             which the exact_id covers.
         graphs: by role.
-        where: the folder it came from.
+        where: the folder or file it came from.
         exact_files: paths of the files that make the exact_id.
     """
 
@@ -56,19 +54,20 @@ class Bundle:
 
     @classmethod
     def open(cls, name_or_path: str | Path, limits: BundleLimits | None = None) -> Bundle:
-        """Read a shipped bundle by name, or any bundle by its folder.
+        """Read a shipped bundle by name, or any bundle by its folder or file.
 
         Raises:
             BundleError: there is none, a file is missing or differs from the manifest, the manifest is unreadable, or
                 something is larger than *limits* allow.
         """
         limits = limits or BundleLimits()
-        folder = _find(name_or_path)
+        source = _source(_find(name_or_path), limits)
+        folder = source.where
         try:
-            manifest = parse_manifest(_read_regular(folder, MANIFEST, limits.manifest_bytes), limits)
+            manifest = parse_manifest(source.read(MANIFEST, limits.manifest_bytes), limits)
         except BundleError as fault:
             raise BundleError(f"{folder / MANIFEST}: {fault}") from fault
-        files = {entry.path: _read_verified(folder, entry) for entry in manifest.files}
+        files = {entry.path: _read_verified(source, entry) for entry in manifest.files}
         bundle = cls(
             name=manifest.name,
             version=manifest.version,
@@ -133,7 +132,7 @@ def bundle_hash(files: Mapping[str, bytes]) -> str:
 
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with this installation."""
-    return sorted(p.parent.name for p in SHIPPED.glob(f"*/{MANIFEST}"))
+    return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}"))
 
 
 def _digest_of_digests(files: Mapping[str, bytes]) -> str:
@@ -143,20 +142,29 @@ def _digest_of_digests(files: Mapping[str, bytes]) -> str:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() or path.is_file():
         return path
     if str(name_or_path) in shipped_bundles():
-        return SHIPPED / str(name_or_path)
+        return SHIPPED / f"{name_or_path}{SUFFIX}"
     raise BundleError(
-        f"no bundle {str(name_or_path)!r}: neither a folder with a {MANIFEST} nor one of the shipped "
+        f"no bundle {str(name_or_path)!r}: neither a folder with a {MANIFEST}, nor a file, nor one of the shipped "
         f"({', '.join(shipped_bundles()) or 'none'})"
     )
 
 
-def _read_verified(folder: Path, entry: FileEntry) -> bytes:
-    file = folder / entry.path
+def _source(path: Path, limits: BundleLimits) -> Source:
+    if path.is_dir():
+        return Folder(path)
     try:
-        content = _read_regular(folder, entry.path, entry.size, size=entry.size)
+        return OneFile(path, limits.manifest_bytes + limits.total_bytes)
+    except BundleError as fault:
+        raise BundleError(f"{path}: {fault}") from fault
+
+
+def _read_verified(source: Source, entry: FileEntry) -> bytes:
+    file = source.where / entry.path
+    try:
+        content = source.read(entry.path, entry.size, size=entry.size)
     except BundleError as fault:
         raise BundleError(f"{file}: {fault}") from fault
     if hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -164,57 +172,12 @@ def _read_verified(folder: Path, entry: FileEntry) -> bytes:
     return content
 
 
-def _read_regular(folder: Path, path: str, largest: int, size: int | None = None) -> bytes:
-    """Return the content of a plain file below *folder*; no link is followed on the way there.
-
-    Args:
-        size: bytes that it must have, if that is known.
-
-    Raises:
-        BundleError: it is missing, not a file, behind a link, of another size, or of more than *largest* bytes.
-    """
-    *parents, name = path.split("/")
-    opened: list[int] = []
-    try:
-        opened.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-        for parent in parents:
-            _refuse_link(parent, opened[-1])
-            opened.append(os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened[-1]))
-        _refuse_link(name, opened[-1])
-        # Not blocking: a pipe must be refused, not waited for.
-        opened.append(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened[-1]))
-        status = os.fstat(opened[-1])
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError("not a file")
-        _check_size(status.st_size, largest, size)
-        with os.fdopen(opened.pop(), "rb") as file:
-            content = file.read(status.st_size + 1)
-        _check_size(len(content), largest, size)  # it may have changed meanwhile
-        return content
-    except OSError as fault:
-        raise BundleError(fault.strerror or str(fault)) from fault
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
-
-
-def _check_size(found: int, largest: int, size: int | None) -> None:
-    if size is not None and found != size:
-        raise BundleError(f"{found} bytes, the manifest says {size}")
-    if found > largest:
-        raise BundleError(f"{found} bytes; at most {largest} are allowed")
-
-
-def _refuse_link(name: str, folder: int) -> None:
-    if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        raise BundleError("links are not allowed in a bundle")
-
-
 __all__ = [
     "MANIFEST",
     "PLAN",
     "SCHEMA",
     "SHIPPED",
+    "SUFFIX",
     "Bundle",
     "BundleLimits",
     "GraphSpec",

@@ -1,4 +1,4 @@
-"""Write a bundle folder: files, hashes, manifest; whole or not at all."""
+"""Write a bundle: files, hashes, manifest; whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 import onnx
 import torch
 
-from engines.bundle import MANIFEST, PLAN, SCHEMA, Bundle, bundle_hash, exact_id
+from engines.bundle import MANIFEST, PLAN, SCHEMA, SUFFIX, Bundle, bundle_hash, exact_id
+from engines.bundle_source import write_one_file
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.open import check_known_answers
-from runtime.errors import OutputError
+from runtime.errors import BundleError, OutputError
 from runtime.model import Model
 from runtime.stream import Limits
-
-CARD = "MODEL_CARD.md"  # for people; not among the manifest's files, so that it can be written once results are known
 
 
 @dataclass
@@ -45,12 +44,15 @@ class BundleContent:
 
 
 def write_bundle(out: Path, name: str, version: str, family: str, content: BundleContent) -> Path:
-    """Write *content* as a bundle folder at *out*, whole or not at all, and open it once to check it.
+    """Write *content* as a bundle at *out*, whole or not at all, and open it once to check it.
+
+    Args:
+        out: a folder, or a file if its name ends in .bundle.
 
     Raises:
         OutputError: *out* is something else than a bundle, or cannot be written.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
+    if out.exists() and not _is_bundle(out):
         raise OutputError(f"{out} exists and is not a bundle; nothing was written")
     files, exact_files = dict(content.files), sorted(content.exact_files)
     if content.plan:
@@ -74,33 +76,50 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
             for path, data in sorted(files.items())
         ],
     }
-    partial = out.parent / f".{out.name}.partial"
+    files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    partial = out.parent / f".partial-{out.name}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        for path, data in files.items():
-            file = partial / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        if (out / CARD).is_file():
-            shutil.copy(out / CARD, partial / CARD)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        _remove(partial)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == SUFFIX:
+            write_one_file(partial, files)
+        else:
+            for path, data in files.items():
+                file = partial / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
         verify_bundle(partial)
-        shutil.rmtree(out, ignore_errors=True)
+        _remove(out)
         partial.rename(out)
     except OSError as fault:
         raise OutputError(f"{out}: {fault.strerror}") from fault
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
     return out
 
 
-def verify_bundle(folder: Path) -> None:
+def _is_bundle(path: Path) -> bool:
+    try:
+        Bundle.open(path)
+    except BundleError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def verify_bundle(path: Path) -> None:
     """Open the bundle, run every known answer, and prove every exact graph from its file.
 
     Raises:
         BundleError, EngineError: something is not as it was to be.
     """
-    bundle = Bundle.open(folder)
+    bundle = Bundle.open(path)
     for spec in bundle.graphs.values():
         if spec.known_answers is not None:
             check_known_answers(bundle, spec, OnnxRuntimeCpu(bundle.read(spec.file), spec, 1))

@@ -1,47 +1,92 @@
 """`python -m export weights`: the averaged weights of a run as one small file, to export or to train on from.
 
-Weights of free graphs are kept as float16, those that become exact graphs and tables as float32.
+Weights are rounded to what bundles hold before anything is made of them, so that a bundle compresses well: those of
+free graphs to eight bits behind the point, on residual branches and in h_a to five; those of exact graphs, which become
+integers, to float16; those of priors, which become tables, not at all. (Five bits on the path that carries brightness
+cost 0.7 dB, on branches nothing that can be measured.) What a bundle holds already is not stored again: the file says
+where it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from engines.bundle import Bundle
 from export.training.checkpoint import load_checkpoint, newest_checkpoint
 from export.training.config import TrainingSettings
 from export.training.families import make_family
-from runtime.errors import OutputError, UsageError
+from runtime.errors import BundleError, OutputError, UsageError
 from runtime.settings import load_settings
 
-EXACT_ROLES = ("h_s", "prior")
+EXACT_ROLES = ("h_s",)
+_PRIORS = ("prior",)
+_FREE_BITS, _BRANCH_BITS = 8, 5
+_HALF_BITS = 10
+_MAGIC = b"BZh"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("config", type=Path, help="settings the model was trained with")
     parser.add_argument("--run", type=Path, help="folder of the training run (default: runs/NAME)")
-    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--bundle", help="a bundle made of the same run: what it holds is left out of the file")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, NAME.safetensors.bz2")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the weights and say how long they were trained."""
     settings = load_settings(TrainingSettings, arguments.config)
     weights, steps = averaged_weights(settings, arguments.run or Path("runs") / settings.name)
+    stored = {name: _stored(name, tensor) for name, tensor in weights.items()}
+    metadata = {"steps": json.dumps(steps)}
+    if arguments.bundle is not None:
+        bundle = Bundle.open(arguments.bundle)
+        places = _places_in(bundle, stored)
+        stored = {name: tensor for name, tensor in stored.items() if name not in places}
+        metadata |= {
+            "bundle": str(arguments.bundle),
+            "bundle_hash": bundle.bundle_hash,
+            "in_bundle": json.dumps(places),
+        }
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         partial = arguments.out.with_name(f".{arguments.out.name}.partial")
-        save_file({k: _stored(k, v) for k, v in weights.items()}, partial, {"steps": json.dumps(steps)})
+        partial.write_bytes(bz2.compress(save(stored, metadata)))
         partial.replace(arguments.out)
     except (OSError, SafetensorError) as fault:
         raise OutputError(f"{arguments.out}: {fault}") from fault
     print(json.dumps({"weights": str(arguments.out), "bytes": arguments.out.stat().st_size, "trained_steps": steps}))
+
+
+def _places_in(bundle: Bundle, stored: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Return, of those tensors that a graph of *bundle* holds bit by bit, the graph's role and its name for them."""
+    known: dict[bytes, list[str]] = {}
+    for role in bundle.graphs:
+        for name, values in _constants(bundle, role).items():
+            known.setdefault(_key(values), [role, name])
+    found = {name: known.get(_key(tensor.numpy())) for name, tensor in stored.items()}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def _constants(bundle: Bundle, role: str) -> dict[str, NDArray[np.generic]]:
+    graph = onnx.load_from_string(bundle.read(bundle.graphs[role].file)).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def _key(values: NDArray[np.generic]) -> bytes:
+    return f"{values.dtype}{values.shape}".encode() + values.tobytes()
 
 
 def averaged_weights(settings: TrainingSettings, run_folder: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -62,18 +107,37 @@ def averaged_weights(settings: TrainingSettings, run_folder: Path) -> tuple[dict
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Read a weights file as float32 tensors, and the steps of every stage.
+    """Read a weights file, or any safetensors file, as float32 tensors, and the steps of every stage.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or needs a bundle that is not there.
     """
     try:
-        with safe_open(file, "pt") as opened:
-            names = list(opened.keys())
-            steps = json.loads((opened.metadata() or {}).get("steps", "{}"))
-            return {name: opened.get_tensor(name).float() for name in names}, steps
-    except (OSError, SafetensorError, ValueError) as fault:
+        content = file.read_bytes()
+        content = bz2.decompress(content) if content.startswith(_MAGIC) else content
+        tensors = {name: tensor.float() for name, tensor in load(content).items()}
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        steps = json.loads(metadata.get("steps", "{}"))
+    except (OSError, EOFError, SafetensorError, ValueError) as fault:
         raise UsageError(f"{file}: {fault}") from fault
+    if "in_bundle" in metadata:
+        try:
+            bundle = Bundle.open(metadata["bundle"])
+        except BundleError as fault:
+            raise UsageError(f"{file}: {fault}") from fault
+        if bundle.bundle_hash != metadata["bundle_hash"]:
+            raise UsageError(f"{file}: the rest of these weights is in another version of bundle {bundle.name}")
+        tensors |= _from_bundle(bundle, json.loads(metadata["in_bundle"]))
+    return tensors, steps
+
+
+def _from_bundle(bundle: Bundle, places: dict[str, list[str]]) -> dict[str, Tensor]:
+    constants = {role: _constants(bundle, role) for role in {role for role, _ in places.values()}}
+    return {
+        name: torch.from_numpy(constants[role][constant].astype(np.float32))
+        for name, (role, constant) in places.items()
+    }
 
 
 def networks_with(settings: TrainingSettings, weights: dict[str, Tensor]) -> nn.Module:
@@ -91,4 +155,19 @@ def networks_with(settings: TrainingSettings, weights: dict[str, Tensor]) -> nn.
 
 
 def _stored(name: str, tensor: Tensor) -> Tensor:
-    return tensor.contiguous() if name.partition(".")[0] in EXACT_ROLES else tensor.to(torch.float16).contiguous()
+    role = name.partition(".")[0]
+    if role in _PRIORS:
+        return tensor.contiguous()
+    half = tensor.to(torch.float16).contiguous()
+    if role in EXACT_ROLES:
+        return half
+    coarse = role == "h_a" or "blocks" in name or "branch" in name
+    return _rounded(half, _BRANCH_BITS if coarse else _FREE_BITS)
+
+
+def _rounded(half: Tensor, kept: int) -> Tensor:
+    """Return float16 values with *kept* bits behind the point, rounded to the nearest, halves to even."""
+    bits = half.numpy().view(np.uint16).astype(np.uint32)
+    drop = _HALF_BITS - kept
+    bits += (1 << (drop - 1)) - 1 + (bits >> drop & 1)
+    return torch.from_numpy((bits >> drop << drop).astype(np.uint16).view(np.float16))

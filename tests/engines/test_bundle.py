@@ -79,11 +79,11 @@ def test_bundle_opens_with_all_that_its_manifest_says() -> None:
 
 
 def test_every_shipped_bundle_opens_by_its_name() -> None:
-    """What is installed is sound, and is what its folder is called."""
+    """What is installed is sound, and is what its file is called."""
     assert "dpict-edge" in shipped_bundles()
     for name in shipped_bundles():
         bundle = Bundle.open(name)
-        assert bundle.name == name and bundle.where == SHIPPED / name
+        assert bundle.name == name and bundle.where == SHIPPED / f"{name}.bundle"
 
 
 def test_folder_named_like_a_shipped_bundle_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

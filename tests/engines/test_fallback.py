@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import unpacked
 
 from engines import open as opening
-from engines.bundle import SHIPPED, Bundle, GraphSpec
+from engines.bundle import Bundle, GraphSpec
 from engines.engine import Engine, Tensor
 from engines.errors import EngineError
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
@@ -180,9 +180,10 @@ def test_selfcheck_shows_what_fell_back(doctor: Doctor, capsys: pytest.CaptureFi
 
 def test_selfcheck_finds_a_false_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A manifest that claims smaller sums than the graph can reach, or other layers, fails its proof."""
-    folder = Path(shutil.copytree(SHIPPED / "dpict-edge", tmp_path / "bundle"))
+    folder = unpacked("dpict-edge", tmp_path / "bundle")
+    sound = (folder / "manifest.json").read_text()
     for change in ({"mu": 20.0}, {"other": 20.0}):
-        manifest = json.loads((SHIPPED / "dpict-edge" / "manifest.json").read_text())
+        manifest = json.loads(sound)
         manifest["graphs"]["h_s"]["accumulator_log2"].update(change)
         (folder / "manifest.json").write_text(json.dumps(manifest))
         assert main(["selfcheck", str(folder), "--threads", "2", "--json"]) == 1

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.bundle import SHIPPED, Bundle, BundleLimits, GraphSpec, bundle_hash, exact_id
+from engines.bundle import Bundle, BundleLimits, GraphSpec, bundle_hash, exact_id
 from engines.errors import BundleError, EngineError
 from engines.exact_graph import read_exact_graph
 from engines.known_answers import check_known_answers
@@ -309,7 +309,7 @@ def test_link_that_appears_after_the_check_is_not_followed(
     folder = made()
     (folder / "graphs").rename(folder.parent / "elsewhere")
     (folder / "graphs").symlink_to(folder.parent / "elsewhere")
-    monkeypatch.setattr("engines.bundle._refuse_link", lambda *_: None)
+    monkeypatch.setattr("engines.bundle_source._refuse_link", lambda *_: None)
     refused(folder, "h_s.onnx: (Not a directory|Too many levels of symbolic links)")
 
 
@@ -369,7 +369,7 @@ def test_exact_graph_with_other_operators_fails_its_proof(made: Callable[..., Pa
 
 def test_tables_of_too_many_models_are_refused() -> None:
     """A model is two numbers in the file, but a tree of 729 symbols to check."""
-    tables = Tables.from_bytes((SHIPPED / "dpict-edge" / "tables" / "entropy.npz").read_bytes())
+    tables = Tables.from_bytes(Bundle.open("dpict-edge").read("tables/entropy.npz"))
     many = MOST_MODELS + 1
     with pytest.raises(BundleError, match=f"more than {MOST_MODELS} models"):
         replace(tables, trits=np.full(many, tables.trits[0]), root=np.full(many, tables.root[0]))

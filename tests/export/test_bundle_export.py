@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: ex
 from engines.bundle import Bundle
 from export.bundle_writer import BundleContent, write_bundle
 from export.families import EXPORTERS
+from export.training.checkpoint import save_checkpoint
 from export.training.config import TrainingSettings
 from export.training.families import make_family
 from export.training.pictures import load_pictures
-from export.weights import load_weights, networks_with
+from export.weights import averaged_weights, load_weights, networks_with
+from export.weights import run as export_weights
 from runtime import Codec
 from runtime.errors import OutputError, UsageError
 
@@ -79,6 +82,39 @@ def test_weights_of_other_networks_are_refused(
     fewer = {k: v for k, v in weights.items() if not k.startswith("h_a.")}
     with pytest.raises(UsageError, match="not of these networks"):
         networks_with(tiny_settings, fewer)
+
+
+def test_a_weights_file_leaves_out_what_the_bundle_holds(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors of its graphs are found there again; with another bundle in its place the file is refused."""
+    config = tmp_path / "tiny.toml"
+    monkeypatch.setattr("export.weights.load_settings", lambda kind, path: tiny_settings)
+    pictures = load_pictures([pictures_folder], 64)
+    torch.manual_seed(0)
+    family = make_family(tiny_settings)
+    save_checkpoint(
+        tmp_path / "run",
+        1,
+        {f"model.{name}": tensor for name, tensor in family.networks.state_dict().items()},
+        {"stage": "rd", "stage_step": 1},
+    )
+    whole, _ = averaged_weights(tiny_settings, tmp_path / "run")
+    networks = networks_with(tiny_settings, whole)
+    content = EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], "cuts")
+    bundle = write_bundle(tmp_path / "tiny.bundle", "tiny", "1", "dpict", content)
+    small, large = tmp_path / "small.bz2", tmp_path / "large.bz2"
+    for out, name in ((small, str(bundle)), (large, None)):
+        export_weights(argparse.Namespace(config=config, run=tmp_path / "run", bundle=name, out=out))
+    assert small.stat().st_size < 0.7 * large.stat().st_size
+    found, steps = load_weights(small)
+    assert steps == {"rd": 1}
+    expected = networks.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    write_bundle(bundle, "tiny", "2", "dpict", EXPORTERS["dpict"](networks, tiny_settings, pictures[4:8], "paper"))
+    with pytest.raises(UsageError, match="in another version of bundle tiny"):
+        load_weights(small)
 
 
 def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:

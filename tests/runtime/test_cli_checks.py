@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import unpacked
 from commands import printed, run
 from numpy.typing import NDArray
 
-from engines.bundle import SHIPPED, Bundle, bundle_hash
+from engines.bundle import Bundle, bundle_hash
 from runtime import Codec
 from runtime.cli.bench import ideal_code
 from runtime.cli.coder_check import check_agreement, check_coder
@@ -72,8 +72,7 @@ def test_selfcheck_of_the_shipped_bundles(capsys: Capture) -> None:
 
 
 def test_selfcheck_finds_a_changed_file(capsys: Capture, tmp_path: Path) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(SHIPPED / "dpict-edge", folder)
+    folder = unpacked("dpict-edge", tmp_path / "changed")
     graph = folder / Bundle.open("dpict-edge").graphs["g_s"].file
     content = bytearray(graph.read_bytes())
     content[1000] ^= 1
@@ -88,8 +87,7 @@ def test_selfcheck_finds_a_changed_file(capsys: Capture, tmp_path: Path) -> None
 
 def test_selfcheck_finds_a_network_with_other_outputs(capsys: Capture, tmp_path: Path) -> None:
     """Whose hashes are right: the known answers are what it is held against."""
-    folder = tmp_path / "changed"
-    shutil.copytree(SHIPPED / "dpict-edge", folder)
+    folder = unpacked("dpict-edge", tmp_path / "changed")
     bundle = Bundle.open(folder)
     answers_path = bundle.graphs["g_s"].known_answers
     assert answers_path is not None
@@ -125,7 +123,6 @@ def test_installed_coders_agree() -> None:
 
 
 def test_bundles_lists_what_is_installed(capsys: Capture, codec: Codec) -> None:
-    (listed,) = printed(capsys, "bundles")["bundles"]
-    assert listed["name"] == "dpict-edge"
+    listed = {bundle["name"]: bundle for bundle in printed(capsys, "bundles")["bundles"]}["dpict-edge"]
     assert listed["exact_id"] == codec.bundle.exact_id.hex()
     assert codec.bundle.exact_id.hex() in run(capsys, "bundles")

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundles import unpacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.bundle import MANIFEST, SHIPPED, Bundle, bundle_hash, exact_id
+from engines.bundle import MANIFEST, Bundle, bundle_hash, exact_id
 from engines.errors import BundleError, CutoffError, ModelMismatch
 from runtime import Codec
 from runtime.errors import Incomplete
 from runtime.stream import HEADER_BYTES
 
-EDGE = SHIPPED / "dpict-edge"
+EDGE = Bundle.open("dpict-edge")
 EXACT = {"graphs/h_s.onnx", "tables/entropy.npz"}
 SHARED = (
     *(f"graphs/{role}.onnx" for role in ("g_a", "g_s", "h_a", "h_s", "preview")),
@@ -34,7 +35,7 @@ def mixed(folder: Path, tiny: Path, foreign: Collection[str]) -> Path:
     """Make the tiny bundle in *folder*, with the *foreign* files taken from dpict-edge."""
     shutil.copytree(tiny, folder, dirs_exist_ok=True)
     for path in foreign:
-        shutil.copy(EDGE / path, folder / path)
+        (folder / path).write_bytes(EDGE.read(path))
     return folder
 
 
@@ -68,7 +69,7 @@ def test_foreign_files_are_refused(golden_folder: Path, foreign: set[str]) -> No
     with tempfile.TemporaryDirectory() as folder:
         with pytest.raises(BundleError, match=r"the manifest says|SHA-256 differs"):
             Bundle.open(mixed(Path(folder), golden_folder / "tiny", foreign))
-        shutil.copy(EDGE / MANIFEST, Path(folder) / MANIFEST)
+        shutil.copy(unpacked("dpict-edge", Path(folder) / "edge") / MANIFEST, Path(folder) / MANIFEST)
         with pytest.raises(BundleError):
             Bundle.open(folder)
 

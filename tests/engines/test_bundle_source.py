@@ -1,0 +1,150 @@
+"""A bundle in one file is the bundle in a folder; whatever else is in the file is refused before it costs memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.bundle import MANIFEST, Bundle, BundleLimits
+from engines.bundle_source import write_one_file
+from engines.errors import BundleError
+
+TINY = Path(__file__).parents[1] / "golden" / "tiny"
+FILES = {path.relative_to(TINY).as_posix(): path.read_bytes() for path in TINY.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def one_file(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.bundle"
+    write_one_file(file, FILES)
+    return file
+
+
+def rewritten(file: Path, change: Callable[[zipfile.ZipFile], None], without: str = "") -> Path:
+    """Write the tiny bundle once more, without one of its members, and let *change* add to it."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for path, content in FILES.items():
+            if path != without:
+                archive.writestr(path, content)
+        change(archive)
+    return file
+
+
+def test_one_file_is_the_folder(one_file: Path) -> None:
+    """Names, hashes, settings and every byte are the same."""
+    packed, folder = Bundle.open(one_file), Bundle.open(TINY)
+    assert packed.where == one_file
+    assert (packed.bundle_hash, packed.exact_id) == (folder.bundle_hash, folder.exact_id)
+    assert packed.settings == folder.settings
+    for path in FILES.keys() - {MANIFEST}:
+        assert packed.read(path) == folder.read(path)
+
+
+def test_the_same_files_give_the_same_bytes(one_file: Path, tmp_path: Path) -> None:
+    """Whatever the order in which they come, and whenever."""
+    write_one_file(tmp_path / "again.bundle", dict(reversed(FILES.items())))
+    assert (tmp_path / "again.bundle").read_bytes() == one_file.read_bytes()
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    """As in a folder."""
+    file = rewritten(tmp_path / "x.bundle", lambda archive: None, without="graphs/g_a.onnx")
+    with pytest.raises(BundleError, match=r"x\.bundle/graphs/g_a\.onnx: No such file"):
+        Bundle.open(file)
+
+
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    """Readers would disagree on which of them counts."""
+
+    def twice(archive: zipfile.ZipFile) -> None:
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr(MANIFEST, b"{}")
+
+    with pytest.raises(BundleError, match=r"'manifest\.json' occurs twice"):
+        Bundle.open(rewritten(tmp_path / "x.bundle", twice))
+
+
+def test_a_member_may_not_be_larger_than_it_says(tmp_path: Path) -> None:
+    """A few bytes that decompress to far more than the manifest allows are not decompressed."""
+
+    def bomb(archive: zipfile.ZipFile) -> None:
+        archive.writestr("graphs/g_a.onnx", bytes(1 << 26), zipfile.ZIP_BZIP2)
+
+    file = rewritten(tmp_path / "x.bundle", bomb, without="graphs/g_a.onnx")
+    with pytest.raises(BundleError, match=f"{1 << 26} bytes, the manifest says"):
+        Bundle.open(file)
+
+
+def test_a_member_whose_size_is_a_lie_is_refused(tmp_path: Path) -> None:
+    """The directory claims the manifest's size; what comes out of the member is larger."""
+    content = bytes(len(FILES["graphs/g_a.onnx"])) * 1000
+
+    def bomb(archive: zipfile.ZipFile) -> None:
+        archive.writestr("graphs/g_a.onnx", content, zipfile.ZIP_BZIP2)
+
+    file = rewritten(tmp_path / "x.bundle", bomb, without="graphs/g_a.onnx")
+    data = file.read_bytes()
+    lie, truth = struct.pack("<I", len(content) // 1000), struct.pack("<I", len(content))
+    assert data.count(truth) == 2
+    file.write_bytes(data.replace(truth, lie))
+    with pytest.raises(BundleError):
+        Bundle.open(file)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_other_compression_is_refused(tmp_path: Path, method: int) -> None:
+    """One method is enough, and each is code that a stranger's bytes reach."""
+
+    def other(archive: zipfile.ZipFile) -> None:
+        archive.writestr("graphs/g_a.onnx", FILES["graphs/g_a.onnx"], method)
+
+    file = rewritten(tmp_path / "x.bundle", other, without="graphs/g_a.onnx")
+    with pytest.raises(BundleError, match="neither stored nor compressed by bzip2"):
+        Bundle.open(file)
+
+
+def test_a_file_larger_than_the_limits_is_not_read(one_file: Path) -> None:
+    """Its size is looked at first."""
+    with one_file.open("ab") as file:
+        file.truncate(1 << 24)
+    with pytest.raises(BundleError, match="16777216 bytes; at most 1130496 are allowed"):
+        Bundle.open(one_file, BundleLimits(manifest_bytes=1 << 14, total_bytes=1 << 16))
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
+    """With its name and one line."""
+    file = tmp_path / "x.bundle"
+    file.write_bytes(b"no archive")
+    with pytest.raises(BundleError, match=r"x\.bundle: not a bundle in one file"):
+        Bundle.open(file)
+
+
+def test_a_link_is_refused(one_file: Path) -> None:
+    """As files of folders are."""
+    link = one_file.with_name("link.bundle")
+    link.symlink_to(one_file)
+    with pytest.raises(BundleError, match="links are not allowed"):
+        Bundle.open(link)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_is_an_error_or_nothing(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Bytes changed or cut anywhere: the bundle as it was, or a BundleError."""
+    file = tmp_path_factory.getbasetemp() / "damaged.bundle"
+    write_one_file(file, FILES)
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        bundle = Bundle.open(file)
+    except BundleError:
+        return
+    assert bundle.bundle_hash == Bundle.open(TINY).bundle_hash
