@@ -38,9 +38,9 @@ class CoderTables:
         """float64 (n, 3): the weights of *rows*."""
         return self._weights.take(rows, axis=0)
 
-    def fall_of_variance(self, rows: NDArray[np.int32], trits: NDArray[np.int32]) -> int:
-        """Return the variance of *rows* less that of their children *trits*, summed, in 1/64² squared symbols."""
-        return int(self._variance[rows].sum() - self._variance[self._first_child[rows] + trits].sum())
+    def fall_of_variance(self, nodes: NDArray[np.int32], trits: NDArray[np.int32]) -> int:
+        """Return the variance of *nodes* less that of their children *trits*, summed, in 1/64² squared symbols."""
+        return int(self._variance[nodes].sum() - self._variance[self._first_child[nodes] + trits].sum())
 
 
 class ConstrictionCoder:
@@ -83,10 +83,10 @@ class TritEncoder:
             By how much the summed variance of the elements fell, in 1/64² squared symbols.
         """
         window = step.next_window(most)
-        trits, rows = step.trits(window), step.rows[window]
-        self.encode(trits, rows)
+        trits = step.trits(window)
+        self.encode(trits, step.rows[window])
         step.receive(trits)
-        return self._tables.fall_of_variance(rows, trits)
+        return self._tables.fall_of_variance(step.nodes[window], trits)
 
     @property
     def size_bytes(self) -> int:

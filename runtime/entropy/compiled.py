@@ -109,8 +109,8 @@ def _compilers(numba: Any) -> list[Callable[..., Callable[..., int]]]:
     bounds = types.uint32[:, ::1]
     signatures = {
         kernels.fill_plane: (u8, types.int64, i32, u16, i64, i32, i64, i32),
-        kernels.encode_trits: (u64, u32, bounds, i32, i64, u8, i32, i64, i32, i32),
-        kernels.decode_trits: (u64, u8, types.boolean, bounds, i32, i64, i32, i32),
+        kernels.encode_trits: (u64, u32, bounds, i32, i64, u8, i32, i64, i32, i32, i32),
+        kernels.decode_trits: (u64, u8, types.boolean, bounds, i32, i64, i32, i32, i32),
     }
 
     def compiled(function: Any, arguments: Any, *, cache: bool) -> Any:
@@ -152,10 +152,10 @@ class CompiledCoder:
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return what `runtime.entropy.plan.plane_by_priority` returns."""
         elements = len(field.nodes)
-        indices, rows = np.empty(elements, np.int64), np.empty(elements, np.int32)
+        indices, ordered = np.empty(elements, np.int64), np.empty(elements, np.int32)
         free, chosen = np.empty(self._priorities, np.int64), np.empty(elements, np.int32)
-        count = self.kernels.fill_plane(field.trits, place, field.nodes, self._ranks, free, chosen, indices, rows)
-        return indices[:count], rows[:count]
+        count = self.kernels.fill_plane(field.trits, place, field.nodes, self._ranks, free, chosen, indices, ordered)
+        return indices[:count], ordered[:count]
 
 
 class CompiledEncoder:
@@ -169,16 +169,19 @@ class CompiledEncoder:
     def encode(self, trits: NDArray[np.integer], rows: NDArray[np.int32]) -> None:
         """Append *trits* (0..2), each with the frequencies of its row."""
         count = len(rows)
-        nodes = np.empty(count, np.int32)
+        # Elements of their own, whose nodes mean nothing.
+        parents, nodes = np.zeros(count, np.int32), np.empty(count, np.int32)
         symbols = np.asarray(trits, np.int32) - np.int32(1)
-        self._run(1, symbols, np.arange(count, dtype=np.int64), np.ascontiguousarray(rows, np.int32), nodes)
+        rows = np.ascontiguousarray(rows, np.int32)
+        self._run(1, symbols, np.arange(count, dtype=np.int64), parents, rows, nodes)
 
     def encode_step(self, step: Step, most: int) -> int:
         """Append the next trits of *step*, at most *most*, and let it receive them; see `TritEncoder.encode_step`."""
         window = step.next_window(most)
         symbols = step.field.symbols
         assert symbols is not None, "only an encoder knows the symbols"
-        fall = self._run(step.place, symbols, step.indices[window], step.rows[window], step.field.nodes)
+        elements = step.indices[window], step.nodes[window], step.rows[window]
+        fall = self._run(step.place, symbols, *elements, step.field.nodes)
         step.received = window.stop
         return fall
 
@@ -187,6 +190,7 @@ class CompiledEncoder:
         place: int,
         symbols: NDArray[np.int32],
         indices: NDArray[np.int64],
+        parents: NDArray[np.int32],
         rows: NDArray[np.int32],
         nodes: NDArray[np.int32],
     ) -> int:
@@ -206,6 +210,7 @@ class CompiledEncoder:
                 coder.digits[place - 1],
                 symbols,
                 indices,
+                parents,
                 rows,
                 nodes,
             )
@@ -268,23 +273,29 @@ class CompiledDecoder:
     def decode(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the trits of the first n of *rows*, n as large as the bytes so far allow."""
         rows = np.ascontiguousarray(rows, np.int32)
-        children = np.empty(len(rows), np.int32)
-        count = self._run(np.arange(len(rows), dtype=np.int64), rows, children)
-        return children[:count] - self._coder.first_child[rows[:count]]
+        parents, children = np.zeros(len(rows), np.int32), np.empty(len(rows), np.int32)
+        count = self._run(np.arange(len(rows), dtype=np.int64), parents, rows, children)
+        return children[:count] - self._coder.first_child[:1]
 
     def decode_step(self, step: Step, most: int) -> bool:
         """Decode the next trits of *step*, at most *most*, and let it receive them; see `TritDecoder.decode_step`."""
         window = step.next_window(most)
         rows = step.rows[window]
-        count = self._run(step.indices[window], rows, step.field.nodes)
+        count = self._run(step.indices[window], step.nodes[window], rows, step.field.nodes)
         step.received += count
         return count == len(rows)
 
-    def _run(self, indices: NDArray[np.int64], rows: NDArray[np.int32], nodes: NDArray[np.int32]) -> int:
+    def _run(
+        self,
+        indices: NDArray[np.int64],
+        parents: NDArray[np.int32],
+        rows: NDArray[np.int32],
+        nodes: NDArray[np.int32],
+    ) -> int:
         coder = self._coder
         code = np.frombuffer(self._code, np.uint8) if self._code else _NO_CODE
         return int(
             coder.kernels.decode_trits(
-                self._state, code, self._whole, coder.bounds, coder.first_child, indices, rows, nodes
+                self._state, code, self._whole, coder.bounds, coder.first_child, indices, parents, rows, nodes
             )
         )

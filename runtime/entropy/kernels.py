@@ -28,17 +28,17 @@ def fill_plane(
     free: NDArray[np.int64],
     chosen: NDArray[np.int32],
     indices: NDArray[np.int64],
-    rows: NDArray[np.int32],
+    ordered: NDArray[np.int32],
 ) -> int:
     """Write the elements with at least *place* trits, ordered by rank and then by index: a stable counting sort.
 
     Args:
         trits_left: uint8 (n,); trits of each element's model.
         nodes: int32 (n,); inner nodes where at least *place* trits are left.
-        ranks: uint16 (K,); place of each row's priority among the distinct ones, the highest first.
+        ranks: uint16 (K,); place of each inner node's priority among the distinct ones, the highest first.
         free: int64, one entry per distinct priority; scratch.
         chosen: int32 (n,); scratch.
-        indices, rows: (n,); the result, as far as the count that is returned.
+        indices, ordered: (n,); the result, elements and their nodes, as far as the count that is returned.
     """
     count = 0
     for i in range(len(nodes)):  # no branch: which elements have a trit is hard to predict
@@ -54,12 +54,12 @@ def fill_plane(
         start += members
     for j in range(count):
         i = chosen[j]
-        row = nodes[i]
-        rank = ranks[row]
+        node = nodes[i]
+        rank = ranks[node]
         k = free[rank]
         free[rank] = k + 1
         indices[k] = i
-        rows[k] = row
+        ordered[k] = node
     return count
 
 
@@ -72,6 +72,7 @@ def encode_trits(
     digits: NDArray[np.uint8],
     symbols: NDArray[np.int32],
     indices: NDArray[np.int64],
+    parents: NDArray[np.int32],
     rows: NDArray[np.int32],
     nodes: NDArray[np.int32],
 ) -> int:
@@ -80,18 +81,18 @@ def encode_trits(
     Args:
         state: lower end of the interval, its length, number of words written; updated.
         words: the code so far, with room for one word more per trit.
-        bounds: uint32 (K, 4); the frequencies of each row, cumulated, from 0 to 2^24.
+        bounds: uint32 (R, 4); the frequencies of each row, cumulated, from 0 to 2^24.
         first_child: int32 (K,).
         variance: int64 (N,); of every node.
         digits: uint8 (729,); the trit of every symbol from -364 up.
         symbols: int32 (n,); the truth.
-        indices, rows: the elements to code, and their nodes.
+        indices, parents, rows: the elements to code, their nodes, and the rows of their trits.
         nodes: int32 (n,); updated.
     """
     lower, length, written = state[0], state[1], state[2]
     fall = np.int64(0)
     for k in range(len(rows)):
-        row, i = rows[k], indices[k]
+        row, node, i = rows[k], parents[k], indices[k]
         trit = digits[symbols[i] + _LARGEST_SYMBOL]
         scale = length >> _TOTAL_BITS
         start, end = np.uint64(bounds[row, trit]), np.uint64(bounds[row, trit + 1])
@@ -109,9 +110,9 @@ def encode_trits(
             written += np.uint64(1)
             lower = lower << _WORD_BITS
             length = length << _WORD_BITS
-        child = first_child[row] + np.int32(trit)
+        child = first_child[node] + np.int32(trit)
         nodes[i] = child
-        fall += variance[row] - variance[child]
+        fall += variance[node] - variance[child]
     state[0], state[1], state[2] = lower, length, written
     return int(fall)
 
@@ -123,6 +124,7 @@ def decode_trits(
     bounds: NDArray[np.uint32],
     first_child: NDArray[np.int32],
     indices: NDArray[np.int64],
+    parents: NDArray[np.int32],
     rows: NDArray[np.int32],
     nodes: NDArray[np.int32],
 ) -> int:
@@ -136,7 +138,7 @@ def decode_trits(
         code: uint8; the code so far.
         whole: the code ends here, and what is missing is 0.
         bounds, first_child: see `encode_trits`.
-        indices, rows: the elements to decode, and their nodes.
+        indices, parents, rows: the elements to decode, their nodes, and the rows of their trits.
         nodes: int32 (n,); updated.
     """
     offset, length, gap, taken = state[0], state[1], state[2], state[3]
@@ -156,7 +158,7 @@ def decode_trits(
             break
         offset -= low
         length = high - low
-        nodes[indices[k]] = first_child[row] + np.int32(trit)
+        nodes[indices[k]] = first_child[parents[k]] + np.int32(trit)
         k += 1
         if length < _FULL_WORD:
             offset, length, gap = offset << _WORD_BITS, length << _WORD_BITS, gap << _WORD_BITS

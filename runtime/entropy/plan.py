@@ -6,6 +6,9 @@ Encoder and decoder run the same generator. The consumer codes a step's trits wi
 them back through `Step.receive` (in portions, if it likes), and asks for the next step when the step is complete. A
 step's rows and order depend on earlier steps only, so a decoder may stop anywhere, also inside a step.
 
+Nodes and rows are two things: the node is what is known of an element, the row is how its next trit is distributed. A
+family without context codes each trit with the row of its node.
+
 Source: DPICT (CVPR 2022), sections 3.2 and 3.3.
 """
 
@@ -55,12 +58,13 @@ class Field:
 
 @dataclass
 class Step:
-    """A run of trits: `rows[i]` is the table row of the trit that belongs to element `indices[i]` of `field`.
+    """A run of trits: trit i belongs to element `indices[i]` of `field`, which stands at `nodes[i]` as the step begins.
 
     Attributes:
         place: digit place, 1 for the least significant.
         indices: int64 (n,), in coding order; no element twice.
-        rows: int32 (n,); the elements' nodes when the step began.
+        nodes: int32 (n,); inner nodes.
+        rows: int32 (n,); the table rows whose frequencies code the trits: the nodes, unless context knows better.
         received: how many trits, from the first, are known.
         side: the elements are side information: knowing them is of no worth to a picture by itself.
         then: the roles of exact graphs that the plan runs between this step and the next.
@@ -69,6 +73,7 @@ class Step:
     field: Field
     place: int
     indices: NDArray[np.int64]
+    nodes: NDArray[np.int32]
     rows: NDArray[np.int32]
     received: int = 0
     side: bool = False
@@ -93,7 +98,7 @@ class Step:
     def receive(self, trits: NDArray[np.integer]) -> None:
         """Note the trits of the next elements of this step."""
         window = slice(self.received, self.received + len(trits))
-        children = self.field.tables.first_child[self.rows[window]]
+        children = self.field.tables.first_child[self.nodes[window]]
         self.field.nodes[self.indices[window]] = children + trits
         self.received += len(trits)
 
@@ -109,7 +114,7 @@ class Step:
         return self.received == len(self.rows)
 
 
-Plane = Callable[[Field, int], tuple[NDArray[np.int64], NDArray[np.int32]]]  # (field, place) -> indices, rows
+Plane = Callable[[Field, int], tuple[NDArray[np.int64], NDArray[np.int32]]]  # (field, place) -> indices, nodes
 
 
 def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -118,10 +123,10 @@ def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDAr
     Elements of equal priority keep their order in the array.
     """
     indices = np.flatnonzero(field.trits >= place)
-    rows = field.nodes[indices]
+    nodes = field.nodes[indices]
     # numpy sorts 16-bit keys stably by counting digits
-    order = np.argsort(-1 - field.tables.priority[rows], kind="stable")
-    return indices[order], rows[order]
+    order = np.argsort(-1 - field.tables.priority[nodes], kind="stable")
+    return indices[order], nodes[order]
 
 
 def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step]:
@@ -133,11 +138,13 @@ def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step
         plane: `plane_by_priority`, or something faster that returns the same.
     """
     for place in range(int(field.trits.max(initial=0)), 0, -1):
-        yield Step(field, place, *plane(field, place))
+        indices, nodes = plane(field, place)
+        yield Step(field, place, indices, nodes, rows=nodes)
 
 
 def in_array_order(field: Field) -> Iterator[Step]:
     """Yield the planes of *field* from the most significant to the least, each in the order of the array."""
     for place in range(int(field.trits.max(initial=0)), 0, -1):
         indices = np.flatnonzero(field.trits >= place)
-        yield Step(field, place, indices, field.nodes[indices])
+        nodes = field.nodes[indices]
+        yield Step(field, place, indices, nodes, rows=nodes)

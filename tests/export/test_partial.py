@@ -52,7 +52,7 @@ def test_part_of_a_plane_arrives_by_priority() -> None:
         if step.place == 2:
             share = float(arrived.sum()) / len(step)
             priority = np.full(field.nodes.shape, -40000)
-            priority[step.indices] = TABLES.priority[step.rows]
+            priority[step.indices] = TABLES.priority[step.nodes]
         step.receive(step.trits())
     assert 0.3 < share < 0.7
     assert priority[arrived.numpy().reshape(-1)].min() >= priority[waiting.numpy().reshape(-1)].max()

@@ -41,11 +41,11 @@ class Truth:
         bits, error = [0.0], [float(variance[field.nodes].sum())]
         for step in trit_planes(field):
             trits = step.trits()
-            children = tables.first_child[step.rows] + trits
+            children = tables.first_child[step.nodes] + trits
             self.index += step.indices.tolist()
             self.node += children.tolist()
             bits += (bits[-1] - np.cumsum(np.log2(tables.frequencies[step.rows, trits] / 2.0**24))).tolist()
-            error += (error[-1] + np.cumsum(variance[children] - variance[step.rows])).tolist()
+            error += (error[-1] + np.cumsum(variance[children] - variance[step.nodes])).tolist()
             step.receive(trits)
         self.bits, self.error = bits, error
 
