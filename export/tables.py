@@ -24,7 +24,7 @@ Z_TAIL = 1e-6  # probability that a z symbol may have beyond its channel's range
 
 
 @dataclass(frozen=True)
-class _Symbols:
+class Symbols:
     """A model's symbols -r..r: probability, first and second moment of the value that each stands for."""
 
     mass: NDArray[np.float64]
@@ -37,7 +37,7 @@ def make_tables(prior: FactorizedPrior) -> Tables:
     """Return the tables of SIGMA_LEVELS Gaussians, followed by those of *prior*'s channels."""
     sigmas = [SIGMA_MIN * math.exp(LOG_STEP * level) for level in range(SIGMA_LEVELS)]
     models = [(trits_for_sigma(s), s) for s in sigmas]
-    gaussians = [_gaussian_symbols(s, trits) for trits, s in models]
+    gaussians = [gaussian_symbols(s, trits) for trits, s in models]
     thresholds = CODE_UNIT * np.arange(1, SIGMA_LEVELS) - CODE_UNIT // 2
     return _assemble([*gaussians, *_prior_symbols(prior)], thresholds.astype(np.int32))
 
@@ -50,7 +50,7 @@ def trits_for_sigma(sigma: float) -> int:
     return min(MOST_TRITS, max(1, math.ceil(math.log(2 * needed + 1, 3) - 1e-9))) if needed > 0 else 1
 
 
-def _gaussian_symbols(sigma: float, trits: int) -> _Symbols:
+def gaussian_symbols(sigma: float, trits: int) -> Symbols:
     largest = (3**trits - 1) // 2
     edges = torch.arange(-largest, largest + 2, dtype=torch.float64) - 0.5
     edges[0], edges[-1] = -math.inf, math.inf
@@ -73,10 +73,10 @@ def _gaussian_symbols(sigma: float, trits: int) -> _Symbols:
     mass = torch.where(empty, torch.full_like(mass, 1e-300), mass)
     first = torch.where(empty, mass * symbols, first)
     second = torch.where(empty, mass * (symbols**2 + 1 / 12), second)
-    return _Symbols(mass.numpy(), first.numpy(), second.numpy(), symbols.numpy())
+    return Symbols(mass.numpy(), first.numpy(), second.numpy(), symbols.numpy())
 
 
-def _prior_symbols(prior: FactorizedPrior) -> Iterable[_Symbols]:
+def _prior_symbols(prior: FactorizedPrior) -> Iterable[Symbols]:
     with torch.no_grad():
         widest = (3**MOST_TRITS - 1) // 2
         edges = torch.arange(-widest, widest + 2, dtype=torch.float32) - 0.5
@@ -96,10 +96,10 @@ def _prior_symbols(prior: FactorizedPrior) -> Iterable[_Symbols]:
         mass = torch.where(lower[1:] < 0.5, lower[1:] - lower[:-1], upper[:-1] - upper[1:]).clamp_min(1e-300)
         symbols = torch.arange(-largest, largest + 1, dtype=torch.float64)
         moments = (mass * symbols).numpy(), (mass * symbols**2).numpy()
-        yield _Symbols(mass.numpy(), *moments, symbols.numpy())
+        yield Symbols(mass.numpy(), *moments, symbols.numpy())
 
 
-def _assemble(models: list[_Symbols], thresholds: NDArray[np.int32]) -> Tables:
+def _assemble(models: list[Symbols], thresholds: NDArray[np.int32]) -> Tables:
     inner_counts = [(len(m.mass) - 1) // 2 for m in models]
     inner_total = sum(inner_counts)
     first_child = np.zeros(inner_total, np.int32)
@@ -139,7 +139,7 @@ def _assemble(models: list[_Symbols], thresholds: NDArray[np.int32]) -> Tables:
         trits=np.array(trits, np.uint8),
         root=np.array(roots, np.int32),
         first_child=first_child,
-        frequencies=_frequencies(weights),
+        frequencies=integer_frequencies(weights),
         priority=np.round(priority).astype(np.int16),
         mean=np.round(mean * MEAN_UNIT).astype(np.int16),
         deviation=np.minimum(np.round(deviation * MEAN_UNIT), 65535).astype(np.uint16),
@@ -156,7 +156,7 @@ def _priority(probabilities: NDArray[np.float64], error_fall: NDArray[np.float64
     return priority
 
 
-def _frequencies(weights: NDArray[np.float64]) -> NDArray[np.uint32]:
+def integer_frequencies(weights: NDArray[np.float64]) -> NDArray[np.uint32]:
     """Return integers of at least 1 that sum to 2^24 in each row, as close to *weights* as rounding down allows."""
     total = 1 << TOTAL_BITS
     frequencies = np.floor(weights * (total - 3)).astype(np.int64) + 1

@@ -23,6 +23,8 @@ class Backbone(Protocol):
     def h_s(self, *, mean: bool = True) -> nn.Module: ...
     def post(self) -> nn.Module: ...
     def preview(self, *, deviation_input: bool = True) -> nn.Module: ...
+    def crr(self, *, features: int) -> nn.Module: ...
+    def cdr(self) -> nn.Module: ...
 
 
 class EdgeBackbone:
@@ -50,6 +52,12 @@ class EdgeBackbone:
     def preview(self, *, deviation_input: bool = True) -> nn.Module:
         return edge.Preview(self._shape, deviation_input=deviation_input)
 
+    def crr(self, *, features: int) -> nn.Module:
+        return edge.ContextRate(self._shape, features)
+
+    def cdr(self) -> nn.Module:
+        return edge.ContextRefinement(self._shape)
+
 
 class PaperBackbone:
     """Networks of `export.networks.paper`."""
@@ -75,6 +83,12 @@ class PaperBackbone:
 
     def preview(self, *, deviation_input: bool = True) -> nn.Module:
         return paper.Preview(self._shape, deviation_input=deviation_input)
+
+    def crr(self, *, features: int) -> nn.Module:
+        return paper.ContextRate(self._shape, features)
+
+    def cdr(self) -> nn.Module:
+        return paper.ContextRefinement(self._shape)
 
 
 _BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, "paper": PaperBackbone}

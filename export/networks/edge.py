@@ -11,6 +11,7 @@ Pictures are float32 in 0..1. `y` has the scale on which rounding to integers is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ from export.networks.blocks import (
     block_dct,
 )
 
-HIDDEN_LIMIT = 8.0  # h_s activations live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
+HIDDEN_LIMIT = 8.0  # activations of exact networks live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class EdgeShape:
     synthesis_blocks8: int = 2
     synthesis_blocks16: int = 4
     post_blocks8: int = 2
+    context_width: int = 256
+    context_layers: int = 1  # of spatial mixing in crr
+    refine_width: int = 256
+    refine_blocks: int = 2
     initial_step: float = 14.0  # quantisation step, in grey levels of 0..255, that the initial transform stands for
 
 
@@ -194,6 +199,86 @@ class HyperSynthesis(nn.Module):
                 h = h.clamp(0.0, HIDDEN_LIMIT)
         outputs: tuple[Tensor, ...] = self.layers[-1](h).chunk(self.heads, dim=1)
         return outputs
+
+
+class ContextRate(nn.Module):
+    """crr: what is known of y (B, features y_channels, h, w) -> shift and spread (B, y_channels, h, w) each.
+
+    What comes in and what goes out is stated in `runtime.entropy.context`; here both are real numbers. Only 1x1 and
+    depthwise layers, each followed by a clamp to 0..HIDDEN_LIMIT: `export.integers` turns `layers` into an exact graph.
+
+    The network starts as a guess that needs no training: an element's scale is off as that of its neighbours in space
+    has turned out to be. Energy (feature 1) plus 1 and certainty (feature 2) have units of their own on the way.
+    """
+
+    def __init__(self, shape: EdgeShape, features: int) -> None:
+        super().__init__()
+        channels, width = shape.y_channels, max(shape.context_width, shape.y_channels)
+        self.layers = nn.ModuleList([nn.Conv2d(features * channels, width, 1)])
+        for _ in range(shape.context_layers):
+            self.layers.append(nn.Conv2d(width, width, 3, padding=1, groups=width))
+            self.layers.append(nn.Conv2d(width, width, 1))
+        self.layers.append(nn.Conv2d(width, 2 * channels, 1))
+        energies = range(channels)
+        with torch.no_grad():
+            enter, leave = self.layers[0], self.layers[-1]
+            _start_small(enter)
+            for unit in energies:
+                enter.weight[unit] *= 0.1
+                enter.weight[unit, channels + unit] = 1.0
+                enter.bias[unit] = 1.0
+            for unit in range(channels, min(width, 2 * channels)):
+                enter.weight[unit, channels + unit] = 1.0  # certainty of the same channel
+            for layer in self.layers[1:-1]:
+                if layer.groups > 1:
+                    layer.weight.fill_(0.05)
+                    layer.weight[:, :, 1, 1] = 0.6
+                    layer.bias.zero_()
+                else:
+                    _start_small(layer)
+                    layer.weight *= 0.3
+                    layer.weight[:, :, 0, 0] += torch.eye(width)
+            leave.weight.normal_(0.0, 0.002)
+            leave.bias.zero_()
+            for unit in energies:
+                leave.weight[channels + unit, unit] = 0.03
+                leave.bias[channels + unit] = -0.03
+
+    def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        h = known
+        for layer in self.layers[:-1]:
+            h = layer(h).clamp(0.0, HIDDEN_LIMIT)
+        shift, spread = self.layers[-1](h).chunk(2, dim=1)
+        return shift, spread
+
+
+def _start_small(conv: nn.Conv2d) -> None:
+    """Draw weights that leave the scale of activations a sixth of what is usual, and all units a little active."""
+    nn.init.normal_(conv.weight, std=0.15 / math.sqrt(conv.in_channels))
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, 0.1)
+
+
+class ContextRefinement(nn.Module):
+    """cdr: y_hat, the deviation left, lower and upper end of what y can be -> y_hat refined; (B, y_channels, h, w) all.
+
+    The correction is in deviations, so that what is complete stays as it is; the result stays between both ends.
+    """
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__()
+        width = shape.refine_width
+        self.enter = nn.Conv2d(2 * shape.y_channels, width, 1)
+        self.blocks = nn.Sequential(*(DepthwiseBlock(width) for _ in range(shape.refine_blocks)))
+        self.leave = nn.Conv2d(width, shape.y_channels, 1)
+        nn.init.normal_(self.leave.weight, std=0.001)
+        assert self.leave.bias is not None
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, y_hat: Tensor, deviation: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        h = F.leaky_relu(self.enter(torch.cat([y_hat, deviation], dim=1)), LEAKY_SLOPE)
+        refined = y_hat + deviation * self.leave(self.blocks(h))
+        return torch.minimum(torch.maximum(refined, lower), upper)
 
 
 class Preview(nn.Module):

@@ -6,8 +6,8 @@ These are the networks of Cheng et al. 2020 (attention variant) without the auto
 Gaussian instead of a mixture: mean and scale come from h_s alone. Four strides of two lead to y and two more to z, so a
 picture's sides are multiples of 64.
 
-h_s and preview are those of the `edge` backbone at this backbone's width. h_s has to become an exact integer graph, for
-which dense 3x3 convolutions, as published, are too wide; preview is not in the paper.
+h_s, crr, cdr and preview are those of the `edge` backbone at this backbone's width. h_s and crr have to become exact
+integer graphs, for which dense 3x3 convolutions, as published, are too wide; preview is not in the paper.
 
 Pictures are float32 in 0..1. `y` has the scale on which rounding to integers is the codec's quantisation. A picture
 enters uncentred, as published: the constants at the two ends of g_a and g_s then fold into weights and biases.
@@ -232,6 +232,20 @@ class Preview(edge.Preview):
 
     def __init__(self, shape: PaperShape, *, deviation_input: bool = True) -> None:
         super().__init__(_edge_shape(shape), deviation_input=deviation_input)
+
+
+class ContextRate(edge.ContextRate):
+    """crr: layers and limits of `edge.ContextRate`; the paper's has 103 million weights and could not be exact."""
+
+    def __init__(self, shape: PaperShape, features: int) -> None:
+        super().__init__(_edge_shape(shape), features)
+
+
+class ContextRefinement(edge.ContextRefinement):
+    """cdr: layers of `edge.ContextRefinement`."""
+
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__(_edge_shape(shape))
 
 
 class Post(nn.Module):

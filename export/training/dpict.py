@@ -21,7 +21,7 @@ from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, r
 from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
-from export.training.partial import TorchTables
+from export.training.partial import PartialLatents, TorchTables
 from export.training.validation import TruncationValidation
 
 
@@ -35,18 +35,15 @@ class Latents:
     level: Tensor
 
 
-class Dpict(nn.Module):
-    """All networks of the family; `state_dict` names are `<role>.<backbone's names>`."""
+class PlaneNetworks(nn.Module):
+    """What families with trit planes share; `state_dict` names are `<role>.<backbone's names>`."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.g_a = backbone.g_a()
-        self.g_s = backbone.g_s(deviation_input=False)
         self.h_a = backbone.h_a()
         self.h_s = backbone.h_s()
         self.prior = FactorizedPrior(backbone.z_channels)
-        self.post_low = backbone.post()
-        self.post_high = backbone.post()
         self.g_s_cuts = backbone.g_s(deviation_input=True)
         self.preview = backbone.preview()
 
@@ -56,6 +53,16 @@ class Dpict(nn.Module):
         z_hat = self.h_a(y).float().round()
         mu, level = (t.float() for t in self.h_s(z_hat))
         return Latents(y, z_hat, mu, level)
+
+
+class Dpict(PlaneNetworks):
+    """All networks of the family."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.g_s = backbone.g_s(deviation_input=False)
+        self.post_low = backbone.post()
+        self.post_high = backbone.post()
 
 
 def autocast(x: Tensor) -> torch.autocast:
@@ -210,12 +217,12 @@ class Post:
         return loss, figures
 
 
-def render(networks: Dpict, stage: str, known_y_hat: Tensor, deviation: Tensor, missing: float) -> Tensor:
+def render(networks: Dpict, stage: str, known: PartialLatents, missing: float) -> Tensor:
     """Return the picture that the decoder of *stage* makes of partial latents."""
     if stage == "cuts":
-        x: Tensor = networks.g_s_cuts(known_y_hat, deviation)
+        x: Tensor = networks.g_s_cuts(known.y_hat, known.deviation)
         return x
-    x = networks.g_s(known_y_hat)
+    x = networks.g_s(known.y_hat)
     if stage == "post" and missing >= Post.ranges[1][0]:
         x = (networks.post_low if missing >= Post.ranges[0][0] else networks.post_high)(x)
     return x

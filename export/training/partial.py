@@ -6,6 +6,7 @@ threshold, as they do inside a picture.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,32 @@ from runtime.entropy.tables import MEAN_UNIT, Tables
 
 
 @dataclass(frozen=True)
+class KnownTrits:
+    """What of y's symbols is known at a cut; tensors of y's shape.
+
+    Attributes:
+        nodes: int64; the node of each element.
+        left: int64; how many trits follow there.
+        middle: float32; the symbol in the middle of those that are possible.
+        coming: bool; the elements whose trit of the plane under way has not come.
+        trits: int64; what each element has in that plane.
+    """
+
+    nodes: Tensor
+    left: Tensor
+    middle: Tensor
+    coming: Tensor
+    trits: Tensor
+
+
+@dataclass(frozen=True)
 class PartialLatents:
-    """float32 tensors of y's shape: the estimate of y, and the standard deviation left in each element."""
+    """float32 tensors of y's shape: the estimate of y, the standard deviation left, and between what y must lie."""
 
     y_hat: Tensor
     deviation: Tensor
+    lower: Tensor
+    upper: Tensor
 
 
 class TorchTables:
@@ -28,13 +50,27 @@ class TorchTables:
     def __init__(self, tables: Tables, device: torch.device) -> None:
         levels = tables.y_levels
         self.trits = torch.from_numpy(tables.trits[:levels].astype("int64")).to(device)
-        self.root = torch.from_numpy(tables.root[:levels].astype("int64")).to(device)
-        self.first_child = torch.from_numpy(tables.first_child.astype("int64")).to(device)
-        self.priority = torch.from_numpy(tables.priority.astype("float32")).to(device)
+        # The first node of each depth of each level's tree; make_tables numbers the nodes of a depth in a row.
+        first = torch.from_numpy(tables.root[:levels].astype("int64"))
+        depths = []
+        for _ in range(int(tables.trits[:levels].max()) + 1):
+            depths.append(first)
+            inner = first < len(tables.first_child)
+            first = torch.where(inner, torch.from_numpy(tables.first_child.astype("int64"))[first * inner], first)
+        self.first_node = torch.stack(depths, dim=1).to(device)
+        self.priority = torch.from_numpy(tables.priority.astype("int64")).to(device)
         self.mean = torch.from_numpy(tables.mean.astype("float32") / MEAN_UNIT).to(device)
         self.deviation = torch.from_numpy(tables.deviation.astype("float32") / MEAN_UNIT).to(device)
+        self.power = 3 ** torch.arange(len(depths) + 1).to(device)
 
     def cut(self, y: Tensor, mu: Tensor, level: Tensor, missing: float) -> PartialLatents:
+        """Return the estimate of *y* when *missing* planes, fractional, have not arrived; see `known`."""
+        known = self.known(y, mu, level, missing)
+        middle = known.middle + mu
+        reach = 0.5 * self.power[known.left] * (known.left > 0)
+        return PartialLatents(self.mean[known.nodes] + mu, self.deviation[known.nodes], middle - reach, middle + reach)
+
+    def known(self, y: Tensor, mu: Tensor, level: Tensor, missing: float) -> KnownTrits:
         """Return what is known of *y* when *missing* planes, fractional, have not arrived.
 
         Args:
@@ -43,25 +79,33 @@ class TorchTables:
         """
         levels = level.round().clamp(0, len(self.trits) - 1).long()
         trits = self.trits[levels]
-        largest = (3**trits - 1) // 2
-        symbols = torch.minimum(torch.maximum((y - mu).round().long(), -largest), largest)
-        most = int(self.trits.max())
-        shifted = symbols + (3 ** (most + 1) - 1) // 2
-        whole = int(missing)
-        nodes = self.root[levels]
-        for place in range(most, whole, -1):
-            joined = trits >= place
-            if place == whole + 1 and missing > whole:
-                joined &= self._arrived(nodes, joined, 1.0 - (missing - whole))
-            digit = shifted // 3 ** (place - 1) % 3
-            inner = torch.where(joined, nodes, 0)
-            nodes = torch.where(joined, self.first_child[inner] + digit, nodes)
-        return PartialLatents(self.mean[nodes] + mu, self.deviation[nodes])
+        largest = (self.power[trits] - 1) // 2
+        symbols = torch.minimum(torch.maximum((y - mu).round().long(), -largest), largest) + largest  # from 0 up
+        place = math.ceil(missing)
+        left = trits.clamp_max(place)
+        coming = (trits >= place) if place else torch.zeros_like(trits, dtype=torch.bool)
+        if place > missing:
+            begun = self._nodes(levels, trits, left, symbols)
+            arrived = self._arrived(begun, coming, place - missing)
+            left = left - arrived.long()
+            coming = coming & ~arrived
+        unit = self.power[left]
+        middle = symbols // unit * unit + (unit - 1) // 2 - largest
+        trit = symbols // self.power[max(place - 1, 0)] % 3
+        return KnownTrits(self._nodes(levels, trits, left, symbols), left, middle.float(), coming, trit)
+
+    def _nodes(self, levels: Tensor, trits: Tensor, left: Tensor, symbols: Tensor) -> Tensor:
+        depth = self.first_node.shape[1]
+        return self.first_node.reshape(-1)[levels * depth + trits - left] + symbols // self.power[left]
 
     def _arrived(self, nodes: Tensor, joined: Tensor, share: float) -> Tensor:
-        """True for the *share* of the joined elements that has the highest priority; ties are drawn."""
-        priority = self.priority[torch.where(joined, nodes, 0)] + torch.rand_like(nodes, dtype=torch.float32)
-        candidates = priority[joined]
+        """True for the *share* of the joined elements that has the highest priority; of equals, the first in y."""
+        elements = nodes[0].numel()
+        index = torch.arange(elements, device=nodes.device).reshape(nodes.shape[1:])
+        order = self.priority[torch.where(joined, nodes, 0)] * elements - index
+        candidates = order[joined]
+        if not len(candidates):
+            return joined
         kept = max(1, min(len(candidates), round(share * len(candidates))))
-        threshold = candidates.kthvalue(len(candidates) - kept + 1).values if len(candidates) else 0.0
-        return priority >= threshold
+        threshold = candidates.kthvalue(len(candidates) - kept + 1).values
+        return joined & (order >= threshold)

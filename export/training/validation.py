@@ -15,12 +15,13 @@ from torch import Tensor
 
 from export.networks.entropy import SIGMA_LEVELS
 from export.tables import make_tables
+from export.training.partial import PartialLatents
 from export.training.pictures import cropped
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 
 CUTS_BPP = (0.1, 0.25, 0.5)
-Render = Callable[[Any, str, Tensor, Tensor, float], Tensor]  # networks, stage, y_hat, deviation, planes missing
+Render = Callable[[Any, str, PartialLatents, float], Tensor]  # networks, stage, what is known, planes missing
 
 
 class TruncationValidation:
@@ -66,10 +67,16 @@ class TruncationValidation:
         return figures | {"full_bpp": bits / pixels, "psnr_full": full}
 
     def _psnr(self, networks: Any, stage: str, y: Field, tables: Tables, mu: Any, x: Tensor, missing: float) -> float:
-        y_hat = tables.mean[y.nodes].astype(np.float32).reshape(mu.shape) / MEAN_UNIT + mu
-        deviation = tables.deviation[y.nodes].astype(np.float32).reshape(mu.shape) / MEAN_UNIT
-        device = x.device
-        known, left = torch.from_numpy(y_hat).to(device), torch.from_numpy(deviation).to(device)
-        x_hat = self._render(networks, stage, known, left, missing)
+        unit = np.float32(1 / MEAN_UNIT)
+        middle, reach = (array[y.nodes] for array in tables.intervals())
+        y_hat, deviation = tables.mean[y.nodes] * unit, tables.deviation[y.nodes] * unit
+        estimates = y_hat, deviation, middle - reach, middle + reach
+        known = PartialLatents(
+            *(
+                torch.from_numpy(one.reshape(mu.shape) + (0 if one is deviation else mu)).to(x.device)
+                for one in estimates
+            )
+        )
+        x_hat = self._render(networks, stage, known, missing)
         mse = float((x_hat.clamp(0, 1) - x).square().mean())
         return 10 * math.log10(1 / max(mse, 1e-10))

@@ -30,7 +30,7 @@ class CoderTables:
     """A bundle's frequencies in the form the coder takes; made once per bundle."""
 
     def __init__(self, tables: Tables) -> None:
-        self._weights = tables.frequencies.astype(np.float64) - 1.0
+        self._weights = tables.row_frequencies.astype(np.float64) - 1.0
         self._first_child = tables.first_child
         self._variance = tables.deviation.astype(np.int64) ** 2
 

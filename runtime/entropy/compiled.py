@@ -129,8 +129,9 @@ class CompiledCoder:
     def __init__(self, tables: Tables, loaded: Kernels) -> None:
         self.name = loaded.name
         self.tables, self.kernels = tables, loaded
-        self.bounds = np.zeros((len(tables.first_child), 4), np.uint32)
-        np.cumsum(tables.frequencies, axis=1, dtype=np.uint32, out=self.bounds[:, 1:])
+        frequencies = tables.row_frequencies
+        self.bounds = np.zeros((len(frequencies), 4), np.uint32)
+        np.cumsum(frequencies, axis=1, dtype=np.uint32, out=self.bounds[:, 1:])
         self.first_child = np.ascontiguousarray(tables.first_child)
         self.variance = tables.deviation.astype(np.int64) ** 2
         # -1 - p, not -p: the lowest int16 has no negative

@@ -105,7 +105,7 @@ class Step:
     def forget(self, received: int) -> None:
         """Take back the trits behind the first *received*, as long as no later step was begun."""
         window = slice(received, self.received)
-        self.field.nodes[self.indices[window]] = self.rows[window]
+        self.field.nodes[self.indices[window]] = self.nodes[window]
         self.received = received
 
     @property

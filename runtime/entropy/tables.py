@@ -14,10 +14,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.entropy.context import Context
 from runtime.errors import BundleError
 
 TOTAL_BITS = 24  # the frequencies of a row sum to 2^24
@@ -25,6 +27,16 @@ MEAN_UNIT = 64  # means, deviations and mu are in units of 1/64 symbol
 MOST_TRITS = 6  # symbols up to 364: their means fit int16
 MOST_LEVELS = 256
 MOST_MODELS = MOST_LEVELS + (1 << 12)
+_KINDS: Mapping[str, type[np.integer]] = {
+    "trits": np.uint8,
+    "root": np.int32,
+    "first_child": np.int32,
+    "frequencies": np.uint32,
+    "priority": np.int16,
+    "mean": np.int16,
+    "deviation": np.uint16,
+    "sigma_thresholds": np.int32,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Tables:
         mean: int16 (N,); conditional mean of the symbol, in 1/64; at leaves it rounds to the symbol.
         deviation: uint16 (N,); standard deviation left, in 1/64; 0 at leaves.
         sigma_thresholds: int32 (y_levels - 1,), rising; the level of a sigma code is how many thresholds it reaches.
+        context: further rows, for families whose trits have probabilities beside those of their nodes.
     """
 
     trits: NDArray[np.uint8]
@@ -50,6 +63,7 @@ class Tables:
     mean: NDArray[np.int16]
     deviation: NDArray[np.uint16]
     sigma_thresholds: NDArray[np.int32]
+    context: Context | None = None
 
     def __post_init__(self) -> None:
         """Check every claim that the walk relies on.
@@ -57,7 +71,7 @@ class Tables:
         Raises:
             BundleError: a table contradicts itself.
         """
-        for name in self.__dataclass_fields__:
+        for name in _KINDS:
             dimensions = 2 if name == "frequencies" else 1
             _require(getattr(self, name).ndim == dimensions, f"{name} must have {dimensions} dimensions")
         inner, nodes = len(self.first_child), len(self.mean)
@@ -76,6 +90,9 @@ class Tables:
         _require(self.y_levels <= MOST_LEVELS, f"more than {MOST_LEVELS} sigma levels")
         _require(int(self.trits.max(initial=0)) <= MOST_TRITS, f"a model has more than {MOST_TRITS} trits")
         self._check_trees(inner)
+        if self.context is not None:
+            _require(len(self.context.features) == nodes, "context: features must have one row per node")
+            _require(len(self.context.log_odds) == inner, "context: log_odds must have one row per inner node")
 
     def _check_trees(self, inner: int) -> None:
         """Walk every model's tree: all paths must end at a leaf after exactly the model's trits, with its symbol."""
@@ -96,6 +113,13 @@ class Tables:
         return len(self.sigma_thresholds) + 1
 
     @property
+    def row_frequencies(self) -> NDArray[np.uint32]:
+        """uint32 (K + R, 3): the frequencies of all rows: those of the inner nodes, then those of the context's grid."""
+        if self.context is None:
+            return self.frequencies
+        return np.concatenate([self.frequencies, self.context.grid])
+
+    @property
     def largest(self) -> NDArray[np.int32]:
         """int32 (M,): largest magnitude of each model's symbols, (3^trits - 1) / 2."""
         result: NDArray[np.int32] = (3 ** self.trits.astype(np.int32) - 1) // 2
@@ -108,6 +132,19 @@ class Tables:
             left[: len(self.first_child)] = left[self.first_child] + 1
         return left
 
+    def intervals(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Two float32 (N,): between which values rounds to a symbol that is possible at a node, as middle and reach.
+
+        The reach is 0 at leaves: a complete symbol stands for itself.
+        """
+        middle = np.zeros(len(self.mean), np.float32)
+        inner = len(self.first_child)
+        middle[inner:] = _symbol_of_mean(self.mean[inner:])
+        for _ in range(MOST_TRITS):  # as in trits_left
+            middle[:inner] = middle[self.first_child + 1]
+        left = self.trits_left()
+        return middle, np.where(left > 0, np.float32(0.5) * np.float32(3) ** left, np.float32(0)).astype(np.float32)
+
     def level_of_code(self, codes: int) -> NDArray[np.uint8]:
         """uint8 (codes,): the sigma level of every sigma code from 0 to *codes* - 1."""
         return np.searchsorted(self.sigma_thresholds, np.arange(codes), side="right").astype(np.uint8)
@@ -115,7 +152,9 @@ class Tables:
     def to_bytes(self) -> bytes:
         """Return the table file: an uncompressed .npz of little-endian arrays; the same tables give the same bytes."""
         buffer = io.BytesIO()
-        arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        arrays: dict[str, NDArray[np.generic]] = {name: np.asarray(getattr(self, name)) for name in _KINDS}
+        if self.context is not None:
+            arrays |= self.context.arrays()
         np.savez(buffer, allow_pickle=False, **{k: v.astype(v.dtype.newbyteorder("<")) for k, v in arrays.items()})
         return buffer.getvalue()
 
@@ -140,20 +179,11 @@ class Tables:
         Raises:
             BundleError: an array is missing, of the wrong type, or contradicts another.
         """
-        kinds = {
-            "trits": np.uint8,
-            "root": np.int32,
-            "first_child": np.int32,
-            "frequencies": np.uint32,
-            "priority": np.int16,
-            "mean": np.int16,
-            "deviation": np.uint16,
-            "sigma_thresholds": np.int32,
-        }
-        for name, kind in kinds.items():
+        for name, kind in _KINDS.items():
             _require(name in arrays, f"not a readable table file: {name} is missing")
             _require(arrays[name].dtype == kind, f"{name} must be {np.dtype(kind)}, not {arrays[name].dtype}")
-        return cls(**{name: np.asarray(arrays[name], order="C") for name in kinds})
+        own: dict[str, Any] = {name: np.asarray(arrays[name], order="C") for name in _KINDS}
+        return cls(**own, context=Context.from_arrays(arrays))
 
 
 def _symbol_of_mean(mean: NDArray[np.int16]) -> NDArray[np.int32]:
