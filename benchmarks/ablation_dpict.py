@@ -32,7 +32,8 @@ from runtime.errors import Incomplete
 from runtime.evaluate.pictures import find_pictures
 from runtime.evaluate.rd import Cut, ProgressiveCodec, measure
 from runtime.evaluate.summary import curves_from_points, delta_rate, summarise
-from runtime.families.dpict import Dpict, DpictLatents
+from runtime.families.dpict import Dpict
+from runtime.families.planes import PlaneLatents
 from runtime.image_files import read_image
 from runtime.picture import Image, image_from_tensor, padded_size, tensor_from_image
 from runtime.stream import Header, StreamParser, write_stream
@@ -203,13 +204,13 @@ class BitVariant:
             coder.decode_step(step, len(step))
         next(latents.body(), None)  # runs h_s
         nodes = self._decode_body(latents, bytes(parser.body))
-        mu = latents._mu  # the ablation reaches inside on purpose
+        mu = latents.mu
         assert mu is not None
         y_hat = (self.tables.mean[nodes] + mu / MEAN_UNIT).astype(np.float32)
         (x,) = self.model.run("g_s", y_hat.reshape(1, self.family.y_channels, height // 16, width // 16))
         return image_from_tensor(x, header.height, header.width, grey=header.grey)
 
-    def _decode_body(self, latents: DpictLatents, body: bytes) -> NDArray[np.int64]:
+    def _decode_body(self, latents: PlaneLatents, body: bytes) -> NDArray[np.int64]:
         assert latents.y is not None
         levels = latents.y.models
         nodes = self.tables.root[levels]

@@ -51,6 +51,7 @@ def trits_for_sigma(sigma: float) -> int:
 
 
 def gaussian_symbols(sigma: float, trits: int) -> Symbols:
+    """Return the symbols of N(0, sigma^2) rounded, as far as *trits* trits reach; the last ones hold the tails."""
     largest = (3**trits - 1) // 2
     edges = torch.arange(-largest, largest + 2, dtype=torch.float64) - 0.5
     edges[0], edges[-1] = -math.inf, math.inf

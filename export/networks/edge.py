@@ -27,7 +27,9 @@ from export.networks.blocks import (
     block_dct,
 )
 
-HIDDEN_LIMIT = 8.0  # activations of exact networks live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
+HIDDEN_LIMIT = (
+    8.0  # activations of exact networks live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
+)
 
 
 @dataclass(frozen=True)
@@ -214,35 +216,29 @@ class ContextRate(nn.Module):
     def __init__(self, shape: EdgeShape, features: int) -> None:
         super().__init__()
         channels, width = shape.y_channels, max(shape.context_width, shape.y_channels)
-        self.layers = nn.ModuleList([nn.Conv2d(features * channels, width, 1)])
-        for _ in range(shape.context_layers):
-            self.layers.append(nn.Conv2d(width, width, 3, padding=1, groups=width))
-            self.layers.append(nn.Conv2d(width, width, 1))
-        self.layers.append(nn.Conv2d(width, 2 * channels, 1))
-        energies = range(channels)
+        enter, leave = nn.Conv2d(features * channels, width, 1), nn.Conv2d(width, 2 * channels, 1)
+        layers = [enter]
         with torch.no_grad():
-            enter, leave = self.layers[0], self.layers[-1]
-            _start_small(enter)
-            for unit in energies:
-                enter.weight[unit] *= 0.1
-                enter.weight[unit, channels + unit] = 1.0
-                enter.bias[unit] = 1.0
-            for unit in range(channels, min(width, 2 * channels)):
-                enter.weight[unit, channels + unit] = 1.0  # certainty of the same channel
-            for layer in self.layers[1:-1]:
-                if layer.groups > 1:
-                    layer.weight.fill_(0.05)
-                    layer.weight[:, :, 1, 1] = 0.6
-                    layer.bias.zero_()
-                else:
-                    _start_small(layer)
-                    layer.weight *= 0.3
-                    layer.weight[:, :, 0, 0] += torch.eye(width)
-            leave.weight.normal_(0.0, 0.002)
-            leave.bias.zero_()
-            for unit in energies:
-                leave.weight[channels + unit, unit] = 0.03
-                leave.bias[channels + unit] = -0.03
+            energy = torch.arange(channels)  # the units that carry the energy of each channel
+            certainty = torch.arange(channels, min(width, 2 * channels))
+            _start_small(enter, 0.15)
+            enter.weight[energy] *= 0.1
+            enter.weight[energy, channels + energy] = 1.0
+            enter.weight[certainty, channels + certainty] = 1.0
+            _bias(enter)[energy] = 1.0
+            for _ in range(shape.context_layers):
+                spatial, mix = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1)
+                spatial.weight.fill_(0.05)
+                spatial.weight[:, :, 1, 1] = 0.6
+                _bias(spatial).zero_()
+                _start_small(mix, 0.05)
+                mix.weight[:, :, 0, 0] += torch.eye(width)
+                layers += [spatial, mix]
+            _start_small(leave, 0.03)
+            _bias(leave).zero_()
+            leave.weight[channels + energy, energy] = 0.03
+            _bias(leave)[channels:] = -0.03
+        self.layers = nn.ModuleList([*layers, leave])
 
     def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
         h = known
@@ -252,11 +248,15 @@ class ContextRate(nn.Module):
         return shift, spread
 
 
-def _start_small(conv: nn.Conv2d) -> None:
-    """Draw weights that leave the scale of activations a sixth of what is usual, and all units a little active."""
-    nn.init.normal_(conv.weight, std=0.15 / math.sqrt(conv.in_channels))
+def _start_small(conv: nn.Conv2d, gain: float) -> None:
+    """Draw weights that multiply the scale of activations by about *gain*, and leave all units a little active."""
+    nn.init.normal_(conv.weight, std=gain / math.sqrt(conv.in_channels))
+    nn.init.constant_(_bias(conv), 0.1)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
     assert conv.bias is not None
-    nn.init.constant_(conv.bias, 0.1)
+    return conv.bias
 
 
 class ContextRefinement(nn.Module):

@@ -41,7 +41,7 @@ class Options:
 
     Attributes:
         segments: into how many segments, before each of which crr runs, a plane is divided: the least significant
-            plane first. Planes beyond the list have no context.
+            plane first. Planes beyond the list have no context. Training depends on the length of the list alone.
         refined: cdr refines latents of which at least so many planes are missing.
     """
 
@@ -102,7 +102,7 @@ class ContextTables(TorchTables):
 
 
 class RateReduction:
-    """Stage `crr`: loss = the share of bits that is left of trits to come, over random planes and parts of planes.
+    """Stage `crr`: loss = the share of bits that is left of trits to come, over random planes, begun or not.
 
     Shares, so that a plane of few bits weighs as much as the last one.
     """
@@ -119,7 +119,7 @@ class RateReduction:
         """Start from the weights as they are made."""
 
     def loss(self, networks: Ctc, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean share of bits left, over draws of a plane and a segment to begin."""
+        """Return the mean share of bits left, over draws of a plane."""
         if self._tables is None:
             self._tables = ContextTables(with_context(make_tables(networks.prior)), x.device)
         with torch.no_grad(), autocast(x):
@@ -127,8 +127,8 @@ class RateReduction:
         places = list(range(1, len(self._options.segments) + 1))
         shares = []
         for place in self._random.sample(places, min(self.draws, len(places))):
-            segments = self._options.segments[place - 1]
-            begun = self._random.randrange(segments) / segments
+            # Some of the plane may be known; into how many segments it is divided can then be decided later.
+            begun = max(0.0, self._random.uniform(-0.5, 0.8))
             known = self._tables.known(latents.y, latents.mu, latents.level, place - begun)
             with autocast(x):
                 shift, spread = networks.crr(self._tables.seen(known))

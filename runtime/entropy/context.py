@@ -113,7 +113,7 @@ class Context:
             _require(array is not None, f"{name} is missing")
             assert array is not None
             _require(array.dtype == kind, f"{name} must be {np.dtype(kind)}, not {array.dtype}")
-        return cls(**{name: np.asarray(arrays[f"context_{name}"], order="C") for name in kinds})  # type: ignore[arg-type]
+        return cls(**{name: np.asarray(arrays[f"context_{name}"], order="C") for name in kinds})
 
 
 def _require(condition: bool, fault: str) -> None:

@@ -114,7 +114,7 @@ class Tables:
 
     @property
     def row_frequencies(self) -> NDArray[np.uint32]:
-        """uint32 (K + R, 3): the frequencies of all rows: those of the inner nodes, then those of the context's grid."""
+        """uint32 (K + R, 3): the frequencies of all rows, those of the inner nodes and then those of the context."""
         if self.context is None:
             return self.frequencies
         return np.concatenate([self.frequencies, self.context.grid])

@@ -8,10 +8,12 @@ from typing import Any
 from runtime.entropy.plan import Plane
 from runtime.entropy.tables import Tables
 from runtime.families.base import Family, RunGraph
+from runtime.families.ctc import Ctc
 from runtime.families.dpict import Dpict
 from runtime.families.progdtd import ProgDtd
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph, Plane], Family]] = {
+    "ctc": Ctc,
     "dpict": Dpict,
     "progdtd": ProgDtd,
 }

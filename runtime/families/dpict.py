@@ -1,8 +1,5 @@
 """dpict: trit planes of one latent array, ordered by rate-distortion priority.
 
-    head   z, all of its trits
-    body   planes of y from most to least significant, each by falling priority
-
 Source: DPICT (CVPR 2022). Optional postprocessing by how many planes are missing (section 3.4).
 """
 
@@ -11,153 +8,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority, trit_planes
-from runtime.entropy.tables import MEAN_UNIT, Tables
-from runtime.errors import BundleError
-from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
-from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels
+from runtime.entropy.plan import Field, Step, trit_planes
+from runtime.families.base import Pass, Tensor
+from runtime.families.planes import PlaneFamily, PlaneLatents
 
 
-class Dpict:
+class Dpict(PlaneFamily):
     """The family in one bundle; see `runtime.families.base.Family`."""
 
-    has_planes = True
-    stride = Z_STRIDE
-    synthesis: tuple[str, ...] = ("g_s",)
+    name = "dpict"
 
-    def __init__(
-        self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority
-    ) -> None:
-        """Take a bundle's *settings* and *tables*, and the functions that run its graphs and order its planes.
+    def _read_settings(self, settings: Mapping[str, Any]) -> None:
+        self.deviation_input = bool(settings["deviation_input"])
+        # (planes missing, role): the network refines pictures of which at least that many planes are missing
+        self.post = tuple((float(missing), str(role)) for missing, role in settings["post"])
 
-        Raises:
-            BundleError: a setting is missing, or the tables have other channels.
-        """
-        self.y_channels = count_setting("dpict", settings, "y_channels")
-        self.z_channels = count_setting("dpict", settings, "z_channels")
-        try:
-            self.value_gain = float(settings["value_gain"])
-            self.preview_share = float(settings["preview_share"])
-            self.deviation_input = bool(settings["deviation_input"])
-            # (planes missing, role): the network refines pictures of which at least that many planes are missing
-            self.post = tuple((float(missing), str(role)) for missing, role in settings["post"])
-        except (KeyError, TypeError, ValueError, OverflowError) as fault:
-            raise BundleError(f"settings of family dpict: {fault!r}") from fault
-        if len(tables.trits) != tables.y_levels + self.z_channels:
-            raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {self.z_channels}")
-        self.tables, self.run, self.plane = tables, run, plane
-        self.level_of_code = tables.level_of_code(CODES)
-        self.variance = (tables.deviation / np.float32(MEAN_UNIT)) ** 2
+    def steps(self, y: Field, shape: tuple[int, ...]) -> Iterator[Step]:
+        """Yield the planes of *y*, each by falling priority."""
+        return trit_planes(y, self.plane)
 
-    def analyse(self, x: Tensor) -> DpictLatents:
-        """Run g_a, h_a and h_s."""
-        (y,) = self.run("g_a", x)
-        (z,) = self.run("h_a", y)
-        shapes = [
-            (1, self.y_channels, x.shape[2] // Y_STRIDE, x.shape[3] // Y_STRIDE),
-            (1, self.z_channels, x.shape[2] // Z_STRIDE, x.shape[3] // Z_STRIDE),
-        ]
-        if [y.shape, z.shape] != shapes:
-            raise BundleError(f"g_a and h_a give {y.shape} and {z.shape}, not {shapes[0]} and {shapes[1]}")
-        latents = DpictLatents(self, x.shape[2], x.shape[3], np.rint(z[0]).astype(np.int32))
-        # What the decoder will know of z, not z itself: a symbol beyond its table's range is clamped.
-        assert latents.z.symbols is not None
-        latents.start_y(latents.z.symbols, y[0])
-        return latents
-
-    def begin(self, height: int, width: int) -> DpictLatents:
-        """Return latents of which nothing is known."""
-        return DpictLatents(self, height, width, None)
-
-    def input_limits(self, role: str) -> Mapping[str, NDArray[np.int32]]:
-        """Return the largest z that the tables can express."""
-        if role != "h_s":
-            raise BundleError(f"family dpict has no exact graph {role!r}")
-        return {"z_hat": self.tables.largest[self.tables.y_levels :]}
-
-
-class DpictLatents:
-    """One picture's z and y."""
-
-    def __init__(self, family: Dpict, height: int, width: int, z: NDArray[np.int32] | None) -> None:
-        self._family = family
-        self._y_shape = (family.y_channels, height // Y_STRIDE, width // Y_STRIDE)
-        self._z_shape = (family.z_channels, height // Z_STRIDE, width // Z_STRIDE)
-        models = family.tables.y_levels + np.arange(family.z_channels)
-        self.z = Field(
-            np.repeat(models, self._z_shape[1] * self._z_shape[2]),
-            family.tables,
-            None if z is None else z.reshape(-1),
-        )
-        self.y: Field | None = None
-        self._mu: NDArray[np.int32] | None = None
-        self._planes = 0
-        self._step: Step | None = None
-
-    def start_y(self, z_symbols: NDArray[np.int32], y: Tensor | None) -> None:
-        """Run h_s on complete z symbols; *y*, if given, becomes the truth that the encoder codes."""
-        family = self._family
-        z_hat = z_symbols.astype(np.float32).reshape(1, *self._z_shape)
-        mu, codes = family.run("h_s", z_hat)
-        if mu.shape != (1, *self._y_shape):
-            raise BundleError(f"h_s gives mu {mu.shape}, not {(1, *self._y_shape)}")
-        self._mu = mu.reshape(-1).astype(np.int32)
-        levels = sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
-        symbols = None
-        if y is not None:
-            symbols = np.rint(y.reshape(-1) - self._mu * np.float32(1 / MEAN_UNIT)).astype(np.int32)
-        self.y = Field(levels, family.tables, symbols)
-        self._planes = int(family.tables.trits[np.unique(levels)].max(initial=0))
-
-    def head(self) -> Iterator[Step]:
-        """Yield the planes of z."""
-        return in_array_order(self.z)
-
-    def body(self) -> Iterator[Step]:
-        """Run h_s, unless the encoder has, and yield the planes of y."""
-        if self.y is None:
-            self.start_y(self.z.known_symbols(), None)
-        assert self.y is not None
-        for step in trit_planes(self.y, self._family.plane):
-            self._step = step
-            yield step
-
-    @property
-    def steps(self) -> float:
-        """Planes of y that are known."""
-        if self._step is None:
-            return 0.0
-        return self._planes - self._step.place + self._step.received / len(self._step)
-
-    @property
-    def steps_total(self) -> int:
-        """Planes of y."""
-        return self._planes
-
-    def error_left(self) -> float:
-        """Return the sum of the variances that the elements' nodes have."""
-        assert self.y is not None, "the head segment comes first"
-        return float(self._family.variance.take(self.y.nodes).sum(dtype=np.float64))
-
-    def reconstruct(self) -> Reconstruction:
-        """Return conditional means plus mu, the deviation left, and the networks for as many planes as are missing."""
-        assert self.y is not None and self._mu is not None, "the head segment comes first"
-        family, tables = self._family, self._family.tables
-        shape = (1, *self._y_shape)
-        nodes = self.y.nodes
-        y_hat = (tables.mean[nodes] + self._mu).astype(np.float32)
-        y_hat *= 1 / MEAN_UNIT
-        deviation = tables.deviation[nodes].astype(np.float32)
-        deviation *= 1 / MEAN_UNIT
-        tensors = {"y_hat": y_hat.reshape(shape), "deviation": deviation.reshape(shape)}
-        latents = ("y_hat", "deviation")
-        passes = [Pass("g_s", latents if family.deviation_input else ("y_hat",), "x_hat")]
-        missing = self._planes - self.steps
-        for least, role in family.post:
+    def refinement(self, latents: PlaneLatents) -> tuple[Mapping[str, Tensor], tuple[Pass, ...]]:
+        """Return g_s, and the postprocessing network for as many planes as are missing."""
+        passes = [Pass("g_s", ("y_hat", "deviation") if self.deviation_input else ("y_hat",), "x_hat")]
+        missing = latents.steps_total - latents.steps
+        for least, role in self.post:
             if missing >= least:
                 passes.append(Pass(role, ("x_hat",), "x_hat", optional=True))
                 break
-        return Reconstruction(tensors, tuple(passes), Pass("preview", latents, "x_hat"))
+        return {}, tuple(passes)

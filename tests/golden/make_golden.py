@@ -30,7 +30,8 @@ from PIL import Image
 
 from runtime import Codec, trim
 from runtime.entropy.tables import Tables
-from runtime.families.dpict import Dpict, DpictLatents
+from runtime.families.dpict import Dpict
+from runtime.families.planes import PlaneLatents
 from runtime.stream import HEADER_BYTES, StreamParser
 
 HERE = Path(__file__).parent
@@ -84,7 +85,7 @@ def expected_of(codec: Codec, stream: bytes) -> dict[str, Any]:
     decoder.feed(stream)
     picture = decoder.finish()
     header, latents = decoder._parser.header, decoder._latents
-    assert header is not None and isinstance(latents, DpictLatents) and latents.y is not None
+    assert header is not None and isinstance(latents, PlaneLatents) and latents.y is not None
     cuts = sorted({header.body_start + size for size in (0, 1, 7, 8, 9, 16, 50, 333, 2048, 2049, 2100)})
     return {
         "exact_id": header.exact_id.hex(),
@@ -107,7 +108,7 @@ def trits_known(codec: Codec, prefix: bytes) -> int:
     decoder = codec.decoder()
     decoder.feed(prefix)
     latents = decoder._latents
-    assert isinstance(latents, DpictLatents) and latents.y is not None
+    assert isinstance(latents, PlaneLatents) and latents.y is not None
     y = latents.y
     depth = node_depths(y.tables)
     return int(depth[y.nodes].sum())
@@ -219,7 +220,7 @@ def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int |
         del pictures[f"{name}-post.png"]
     every = 8 if plain.shape[0] * plain.shape[1] > SPARSE else 1
     latents = decoder._latents
-    assert isinstance(latents, DpictLatents) and latents.y is not None
+    assert isinstance(latents, PlaneLatents) and latents.y is not None
     case = {
         "stream": file,
         "bytes": cut,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engines.costs import Costs
 from runtime import Codec, Deadline, Picture
 from runtime.entropy.coder import TritDecoder
-from runtime.families.dpict import DpictLatents
+from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
 COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
@@ -212,7 +212,7 @@ def test_bytes_used_tell_where_a_late_decoder_stopped(world: World) -> None:
             plain.feed(world.stream[: picture.bytes_used])
             world.slice_s = slice_s
             late, free = decoder._latents, plain._latents
-            assert isinstance(late, DpictLatents) and isinstance(free, DpictLatents)
+            assert isinstance(late, PlaneLatents) and isinstance(free, PlaneLatents)
             assert late.y is not None and free.y is not None
             depth = late.y.tables.deviation  # a node that is known better never has more deviation left
             assert (depth[free.y.nodes] <= depth[late.y.nodes]).all()
@@ -250,7 +250,7 @@ def test_damage_found_late_is_taken_back(
     assert before > decoder._latents.steps
     good = world.codec.decoder()
     good.feed(world.stream[:start])
-    assert isinstance(decoder._latents, DpictLatents) and isinstance(good._latents, DpictLatents)
+    assert isinstance(decoder._latents, PlaneLatents) and isinstance(good._latents, PlaneLatents)
     assert decoder._latents.y is not None and good._latents.y is not None
     assert (decoder._latents.y.nodes == good._latents.y.nodes).all()
     picture, expected = decoder.finish(), good.finish()

@@ -12,7 +12,7 @@ from decoding import fed, y_of
 from runtime import Codec
 from runtime.entropy.plan import Field, trit_planes
 from runtime.errors import CutoffError
-from runtime.families.dpict import DpictLatents
+from runtime.families.planes import PlaneLatents
 from runtime.stream import StreamParser
 
 VALID = Path(__file__).parents[1] / "golden" / "valid"
@@ -36,7 +36,7 @@ def test_golden_symbols_give_the_golden_stream(
     from runtime.entropy.plan import in_array_order
 
     decoder = fed(tiny_codec, golden[name])
-    assert isinstance(decoder._latents, DpictLatents)
+    assert isinstance(decoder._latents, PlaneLatents)
     parser = StreamParser()
     parser.feed(golden[name])
     for known, plan, code in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runtime import Codec, Decoder
 from runtime.entropy.plan import Field
-from runtime.families.dpict import DpictLatents
+from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
 
@@ -20,7 +20,7 @@ def header_of(stream: bytes) -> Header:
 
 
 def y_of(decoder: Decoder) -> Field:
-    assert isinstance(decoder._latents, DpictLatents) and decoder._latents.y is not None
+    assert isinstance(decoder._latents, PlaneLatents) and decoder._latents.y is not None
     return decoder._latents.y
 
 
