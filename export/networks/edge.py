@@ -46,7 +46,7 @@ class EdgeShape:
     synthesis_blocks8: int = 2
     synthesis_blocks16: int = 4
     post_blocks8: int = 2
-    context_width: int = 256
+    context_width: int = 384
     context_layers: int = 1  # of spatial mixing in crr
     refine_width: int = 256
     refine_blocks: int = 2
