@@ -121,7 +121,7 @@ def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, cod
             field = Field(y.models, model.tables, truth)
             for step in trit_planes(field):
                 digits = step.trits()
-                frequencies = model.tables.frequencies[step.rows, digits]
+                frequencies = model.tables.row_frequencies[step.rows, digits]
                 bits += float((TOTAL_BITS - np.log2(frequencies.astype(np.float64))).sum())
                 trits += len(step)
                 step.receive(digits)

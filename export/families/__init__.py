@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from export.bundle_writer import BundleContent
+from export.families.ctc import export_ctc
 from export.families.dpict import export_dpict
 from export.families.progdtd import export_progdtd
 from export.training.config import TrainingSettings
 
 # networks, settings, held-out pictures, which decoder ships -> content of a bundle
 EXPORTERS: dict[str, Callable[[Any, TrainingSettings, list[Tensor], str], BundleContent]] = {
+    "ctc": export_ctc,
     "dpict": export_dpict,
     "progdtd": export_progdtd,
 }

@@ -15,7 +15,7 @@ from export.integers import MU, SIGMA_CODE, integer_graph, z_input
 from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.tables import CODE_UNIT, make_tables
 from export.training.config import TrainingSettings
-from export.training.dpict import Dpict, Latents
+from export.training.dpict import Dpict, Latents, PlaneNetworks
 from export.training.pictures import cropped
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
@@ -50,15 +50,21 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
         files={TABLES: tables.to_bytes()},
         exact_files=[TABLES],
     )
-    given = z_input(z_channels)
     # One picture in two is not calibrated on: those measure.
-    h_s, proof = integer_graph("h_s", networks.h_s, given, (MU, SIGMA_CODE), [one.z_hat for one in latents[::2]])
-    engine = add_exact_graph(content, "h_s", h_s, proof, given, latents[0].z_hat)
+    engine = add_h_s(content, networks, latents[::2])
     for graph in _free_graphs(networks, y_channels, cuts):
         add_free_graph(content, graph)
-    content.measured = _rate_costs(engine, tables, latents[1::2], inputs[1::2])
+    content.measured = rate_costs(engine, tables, latents[1::2], inputs[1::2])
     content.settings |= measured_errors(content, settings, pictures[1::4])
     return content
+
+
+def add_h_s(content: BundleContent, networks: PlaneNetworks, calibration: list[Latents]) -> OnnxRuntimeCpu:
+    """Add h_s as an exact graph with both heads; return its engine."""
+    real = [one.z_hat for one in calibration]
+    given = z_input(real[0].shape[1])
+    h_s, proof = integer_graph("h_s", networks.h_s, given, (MU, SIGMA_CODE), real)
+    return add_exact_graph(content, "h_s", h_s, proof, given, real[0])
 
 
 def _free_graphs(networks: Dpict, y_channels: int, cuts: bool) -> list[FreeGraph]:
@@ -78,7 +84,7 @@ def _free_graphs(networks: Dpict, y_channels: int, cuts: bool) -> list[FreeGraph
     return graphs
 
 
-def _rate_costs(
+def rate_costs(
     engine: OnnxRuntimeCpu, tables: Tables, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact h_s against the trained one, the tables against the Gaussian."""

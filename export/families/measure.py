@@ -19,7 +19,7 @@ from runtime.entropy.tables import TOTAL_BITS, Tables
 def step_bits(step: Step, tables: Tables) -> float:
     """Return the ideal length of a step's trits under the tables' integer frequencies; an encoder's step only."""
     trits = step.trits()
-    return -float(np.log2(tables.frequencies[step.rows, trits] / 2.0**TOTAL_BITS).sum())
+    return -float(np.log2(tables.row_frequencies[step.rows, trits] / 2.0**TOTAL_BITS).sum())
 
 
 def measured_errors(content: BundleContent, settings: TrainingSettings, pictures: list[Tensor]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from export.training.partial import KnownTrits, PartialLatents, TorchTables
 from export.training.pictures import cropped
 from export.training.validation import TruncationValidation
 from runtime.entropy.context import CHANGE_LIMIT, CHANGE_UNIT, FEATURE_BITS, GRID_BITS
-from runtime.entropy.tables import TOTAL_BITS, Tables
+from runtime.entropy.tables import MOST_TRITS, TOTAL_BITS, Tables
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
 
@@ -41,8 +41,9 @@ class Options:
 
     Attributes:
         segments: into how many segments, before each of which crr runs, a plane is divided: the least significant
-            plane first. Planes beyond the list have no context. Training depends on the length of the list alone.
-        refined: cdr refines latents of which at least so many planes are missing.
+            plane first. Planes beyond the list have no context; an empty list leaves crr out. Training depends on the
+            length of the list alone.
+        refined: cdr refines latents of which at least so many planes are missing; above 6 it never does.
     """
 
     segments: tuple[int, ...] = (2, 2, 1)
@@ -245,8 +246,8 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         ConfigurationError: an option is unknown or out of range.
     """
     options = settings_from_dict(Options, settings.options, "options")
-    if not options.segments or min(options.segments) < 1:
-        raise ConfigurationError(f"options: segments must be numbers from 1 up, not {options.segments}")
+    if len(options.segments) > MOST_TRITS or min(options.segments, default=1) < 1:
+        raise ConfigurationError(f"options: segments must be up to {MOST_TRITS} of 1 and up, not {options.segments}")
     stages: dict[str, Stage] = {
         "crr": RateReduction(settings, options),
         "cdr": DistortionReduction(settings),

@@ -134,7 +134,7 @@ def ideal_code(model: Model, image: Image) -> tuple[int, float]:
     count, bits = 0, 0.0
     for step in chain(latents.head(), latents.body()):
         trits = step.trits()
-        frequencies = model.tables.frequencies[step.rows, trits].astype(np.float64)
+        frequencies = model.tables.row_frequencies[step.rows, trits].astype(np.float64)
         bits += float((TOTAL_BITS - np.log2(frequencies)).sum())
         count += len(trits)
         step.receive(trits)

@@ -37,14 +37,15 @@ class Ctc(PlaneFamily):
         """See `PlaneFamily`.
 
         Raises:
-            BundleError: also if the tables have no context.
+            BundleError: also if a plane has context, but the tables have none.
         """
         super().__init__(settings, tables, run, plane)
-        if tables.context is None:
-            raise BundleError("family ctc needs tables with context")
         self._context = tables.context
-        self._slopes = self._context.slopes(tables.first_child)
-        self._seen = np.ascontiguousarray(self._context.features.T, np.float32)
+        if self._context is not None:
+            self._slopes = self._context.slopes(tables.first_child)
+            self._seen = np.ascontiguousarray(self._context.features.T, np.float32)
+        elif self.segments:
+            raise BundleError("family ctc: segments need tables with context")
         self._middle, self._reach = tables.intervals()
 
     def _read_settings(self, settings: Mapping[str, Any]) -> None:
@@ -76,6 +77,7 @@ class Ctc(PlaneFamily):
         self, y: Field, shape: tuple[int, ...], indices: NDArray[np.int64], nodes: NDArray[np.int32]
     ) -> NDArray[np.int32]:
         """Run crr on what is known of *y*, and return the rows of the elements *indices*, which stand at *nodes*."""
+        assert self._context is not None
         features = len(self._seen)
         known = np.empty((features, len(y.nodes)), np.float32)
         for seen, values in zip(known, self._seen, strict=True):
@@ -105,7 +107,7 @@ class Ctc(PlaneFamily):
 
     def input_limits(self, role: str) -> Mapping[str, NDArray[np.int32]]:
         """Return the largest z that the tables can express, or the largest features that crr can be shown."""
-        if role != "crr":
+        if role != "crr" or self._context is None:
             return super().input_limits(role)
         largest = np.abs(self._context.features.astype(np.int32)).max(axis=0, initial=0)
         return {"known": np.repeat(largest, self.y_channels)}
