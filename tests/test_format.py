@@ -293,6 +293,7 @@ def test_every_array_of_the_table_file_is_in_the_document() -> None:
     with np.load(io.BytesIO((GOLDEN / "tiny" / "tables" / "entropy.npz").read_bytes())) as file:
         arrays = {name: (file[name].dtype, file[name].ndim) for name in file.files}
     rows = re.findall(r"^\| `(\w+)` \| `([ui])(\d+)` \| ([^|]+) \|", section("Tables"), re.MULTILINE)
+    rows = [row for row in rows if not row[0].startswith("context_")]
     documented = {
         name: (np.dtype(f"{kind}{int(bits) // 8}"), 2 if "," in shape else 1) for name, kind, bits, shape in rows
     }

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.bundle import MANIFEST, SCHEMA, bundle_hash, exact_id
+from runtime.entropy.context import Context
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 
 if TYPE_CHECKING:
     import onnx
+
+Node = tuple[str, list[str], str, dict[str, Any]]  # operator, inputs, output, attributes
 
 Y_CHANNELS, Z_CHANNELS = 8, 2
 Y_DECAYS = ((0, 1, 9), (1, 1, 9), (2, 1, 3), (2, 3, 5), (3, 4, 5), (4, 9, 10))  # trits; mass(k) = (a/b)^|k|
@@ -176,23 +180,11 @@ def _hyper_synthesis() -> onnx.ModelProto:
     first = np.where(column == (row >= 16), 60, 5) + (row * 5 + column * 3) % 11  # the first channel follows z's first
     second = np.eye(Y_CHANNELS) * 7 + (np.arange(8)[:, None] + np.arange(8)[None]) % 8 // 7
     mu = (np.arange(8)[:, None] * 7 + np.arange(8)[None] * 3) % 9 - 4
-    nodes = []
+    nodes: list[Node] = []
     constants: dict[str, Any] = {}
 
     def layer(source: str, output: str, weight: NDArray[Any], bias: int, shift: int, low: int, high: int) -> None:
-        constants[f"{output}.weight"] = weight.reshape(*weight.shape, 1, 1).astype(np.float32)
-        constants[f"{output}.bias"] = np.full(len(weight), bias + (1 << shift) // 2, np.float32)
-        constants[f"{output}.scale"] = np.float32(2.0**-shift)
-        constants[f"{output}.low"], constants[f"{output}.high"] = np.float32(low), np.float32(high)
-        nodes.extend(
-            [
-                ("Conv", [source, f"{output}.weight", f"{output}.bias"], f"{output}.sum", {}),
-                ("Round", [f"{output}.sum"], f"{output}.whole", {}),
-                ("Mul", [f"{output}.whole", f"{output}.scale"], f"{output}.scaled", {}),
-                ("Floor", [f"{output}.scaled"], f"{output}.floor", {}),
-                ("Clip", [f"{output}.floor", f"{output}.low", f"{output}.high"], output, {}),
-            ]
-        )
+        _layer(nodes, constants, source, output, weight.reshape(*weight.shape, 1, 1), bias, shift, low, high)
 
     layer("z_hat", "h0", first, 0, 0, 0, 4095)
     nodes.append(("DepthToSpace", ["h0"], "h1", {"blocksize": 4, "mode": "CRD"}))
@@ -201,8 +193,37 @@ def _hyper_synthesis() -> onnx.ModelProto:
     return _graph(nodes, constants, {"z_hat": Z_CHANNELS}, {"mu": Y_CHANNELS, "sigma_code": Y_CHANNELS})
 
 
+def _layer(
+    nodes: list[Node],
+    constants: dict[str, Any],
+    source: str,
+    output: str,
+    weight: NDArray[Any],
+    bias: int,
+    shift: int,
+    low: int,
+    high: int,
+) -> None:
+    """Append an exact layer; *weight* (out, in / groups, k, k) is depthwise if its second size is 1 and k is 3."""
+    kernel = weight.shape[2]
+    constants[f"{output}.weight"] = weight.astype(np.float32)
+    constants[f"{output}.bias"] = np.full(len(weight), bias + (1 << shift) // 2, np.float32)
+    constants[f"{output}.scale"] = np.float32(2.0**-shift)
+    constants[f"{output}.low"], constants[f"{output}.high"] = np.float32(low), np.float32(high)
+    spatial = {"pads": [1] * 4, "group": len(weight)} if kernel == 3 else {}
+    nodes.extend(
+        [
+            ("Conv", [source, f"{output}.weight", f"{output}.bias"], f"{output}.sum", spatial),
+            ("Round", [f"{output}.sum"], f"{output}.whole", {}),
+            ("Mul", [f"{output}.whole", f"{output}.scale"], f"{output}.scaled", {}),
+            ("Floor", [f"{output}.scaled"], f"{output}.floor", {}),
+            ("Clip", [f"{output}.floor", f"{output}.low", f"{output}.high"], output, {}),
+        ]
+    )
+
+
 def _graph(
-    nodes: list[tuple[str, list[str], str, dict[str, Any]]],
+    nodes: list[Node],
     constants: dict[str, Any],
     inputs: dict[str, int],
     outputs: dict[str, int],
@@ -235,37 +256,114 @@ def _graph(
 
 def write_tiny(folder: Path) -> None:
     """Write the tiny bundle to *folder*."""
-    files = {"tables/entropy.npz": make_tables().to_bytes()}
+    settings = {"deviation_input": False, "post": [[1.5, "post_low"]]}
+    _write(folder, "tiny", "dpict", make_tables(), make_graphs(), settings)
+
+
+def write_tiny_ctc(folder: Path, segments: list[int]) -> None:
+    """Write a bundle of family ctc to *folder*: the tiny networks, and context made up of a few integers."""
+    graphs = {role: graph for role, graph in make_graphs().items() if role != "post_low"}
+    graphs |= {"crr": _context_rate(), "cdr": _context_refinement(), "g_s": _synthesis_that_ignores_deviation()}
+    tables = replace(make_tables(), context=make_context(make_tables()))
+    _write(folder, "tiny-ctc", "ctc", tables, graphs, {"refined": 0.0}, plan={"segments": segments})
+
+
+def make_context(tables: Tables) -> Context:
+    """Return context tables of three features; the grid is coarse, so that its ends are met."""
+    mean, deviation = tables.mean.astype(int), tables.deviation.astype(int)
+    features = np.stack([mean // 16, deviation // 8 - 20, np.abs(mean) // 32], axis=1)
+    logarithms = np.log(tables.frequencies.astype(np.float64))
+    ends = np.exp(np.arange(-24, 25) / 8)
+    weights = np.array([(first, 1.0, last) for first in ends for last in ends])
+    grid = np.floor(weights / weights.sum(axis=1, keepdims=True) * ((1 << TOTAL_BITS) - 3)).astype(np.int64) + 1
+    grid[:, 1] += (1 << TOTAL_BITS) - grid.sum(axis=1)
+    return Context(
+        features=np.clip(features, -127, 127).astype(np.int8),
+        log_odds=np.rint(64 * (logarithms[:, ::2] - logarithms[:, 1:2])).astype(np.int16),
+        grid=grid.astype(np.uint32),
+    )
+
+
+def _context_rate() -> onnx.ModelProto:
+    """Return crr: mixes features of all channels, looks around, and gives changes of either sign."""
+    width, inputs = 12, 3 * Y_CHANNELS
+    enter = (np.arange(width)[:, None] * 5 + np.arange(inputs)[None] * 3) % 7 - 3
+    around = (np.arange(width * 9).reshape(width, 1, 3, 3) * 5) % 4
+    leave = (np.arange(2 * Y_CHANNELS)[:, None] * 3 + np.arange(width)[None] * 5) % 9 - 4
+    nodes: list[Node] = []
+    constants: dict[str, Any] = {}
+    _layer(nodes, constants, "known", "h0", enter.reshape(width, inputs, 1, 1), 8, 2, 0, 255)
+    _layer(nodes, constants, "h0", "h1", around, 0, 3, 0, 255)
+    heads = leave.reshape(2, Y_CHANNELS, width, 1, 1)
+    _layer(nodes, constants, "h1", "shift", heads[0], 0, 4, -255, 255)
+    _layer(nodes, constants, "h1", "spread", heads[1], 0, 5, -255, 255)
+    return _graph(nodes, constants, {"known": inputs}, {"shift": Y_CHANNELS, "spread": Y_CHANNELS})
+
+
+def _context_refinement() -> onnx.ModelProto:
+    """Return cdr: an eighth of the deviation more, as far as that is possible."""
+    nodes: list[Node] = [
+        ("Mul", ["deviation", "eighth"], "more", {}),
+        ("Add", ["y_hat", "more"], "moved", {}),
+        ("Max", ["moved", "lower"], "raised", {}),
+        ("Min", ["raised", "upper"], "refined", {}),
+    ]
+    inputs = dict.fromkeys(("y_hat", "deviation", "lower", "upper"), Y_CHANNELS)
+    return _graph(nodes, {"eighth": np.float32(0.125)}, inputs, {"refined": Y_CHANNELS})
+
+
+def _synthesis_that_ignores_deviation() -> onnx.ModelProto:
+    """Return the tiny g_s with the second input that ctc gives it, which changes nothing."""
+    graph = make_graphs()["g_s"]
+    first = graph.graph.input[0]
+    second = graph.graph.input.add()
+    second.CopyFrom(first)
+    second.name = "deviation"
+    return graph
+
+
+def _write(
+    folder: Path,
+    name: str,
+    family: str,
+    tables: Tables,
+    models: dict[str, onnx.ModelProto],
+    settings: dict[str, Any],
+    plan: dict[str, Any] | None = None,
+) -> None:
+    files = {"tables/entropy.npz": tables.to_bytes()}
+    if plan is not None:
+        files["plan.json"] = json.dumps(plan).encode()
     graphs: dict[str, dict[str, Any]] = {}
-    for role, model in make_graphs().items():
+    for role, model in models.items():
         content = model.SerializeToString(deterministic=True)
         file, answers = f"graphs/{role}.onnx", f"kat/{role}.npz"
         files[file], files[answers] = content, _known_answers(model, content)
         graphs[role] = {
             "file": file,
-            "exact": role == "h_s",
+            "exact": role in ("h_s", "crr"),
             "inputs": [one.name for one in model.graph.input],
             "outputs": [one.name for one in model.graph.output],
             "known_answers": answers,
         }
-    exact = ["graphs/h_s.onnx", "tables/entropy.npz"]
+    exact = [entry["file"] for entry in graphs.values() if entry["exact"]]
+    exact += [path for path in files if path in ("plan.json", "tables/entropy.npz")]
     manifest = {
         "schema": SCHEMA,
-        "name": "tiny",
+        "name": name,
         "version": "1",
-        "family": "dpict",
+        "family": family,
         "exact_id": exact_id({path: files[path] for path in exact}).hex(),
         "bundle_hash": bundle_hash(files),
         "settings": {
             "y_channels": Y_CHANNELS,
             "z_channels": Z_CHANNELS,
-            "deviation_input": False,
-            "post": [[1.5, "post_low"]],
+            **settings,
             "preview_share": 0.1,
             "value_gain": (255 / float(_STEP)) ** 2 * 16,  # a mean stands for 16 pixels
         },
         "graphs": graphs,
-        "exact_files": exact,
+        "exact_files": sorted(exact),
         "files": [
             {"path": path, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             for path, content in sorted(files.items())
