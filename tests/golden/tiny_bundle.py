@@ -295,8 +295,8 @@ def _context_rate() -> onnx.ModelProto:
     _layer(nodes, constants, "known", "h0", enter.reshape(width, inputs, 1, 1), 8, 2, 0, 255)
     _layer(nodes, constants, "h0", "h1", around, 0, 3, 0, 255)
     heads = leave.reshape(2, Y_CHANNELS, width, 1, 1)
-    _layer(nodes, constants, "h1", "shift", heads[0], 0, 4, -255, 255)
-    _layer(nodes, constants, "h1", "spread", heads[1], 0, 5, -255, 255)
+    _layer(nodes, constants, "h1", "shift", heads[0], 0, 1, -255, 255)
+    _layer(nodes, constants, "h1", "spread", heads[1], 0, 1, -255, 255)
     return _graph(nodes, constants, {"known": inputs}, {"shift": Y_CHANNELS, "spread": Y_CHANNELS})
 
 
