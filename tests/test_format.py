@@ -101,6 +101,49 @@ class Field:
                 self.trits_known += 1
         return True
 
+    def decode_with_context(self, code: TrustedTrits, segments: list[int], crr: Any, shape: tuple[int, ...]) -> bool:
+        """Section 8.5: as `decode` by priority, the planes that *segments* lists in segments."""
+        tables, trits = self.tables, self.tables["trits"]
+        for place in range(max((trits[m] for m in self.models), default=0), 0, -1):
+            indices = [i for i, m in enumerate(self.models) if trits[m] >= place]
+            indices.sort(key=lambda i: (-tables["priority"][self.nodes[i]], i))
+            count = segments[place - 1] if place <= len(segments) else 0
+            for k in range(max(1, count)):
+                part = indices[len(indices) * k // max(1, count) : len(indices) * (k + 1) // max(1, count)]
+                if not part:
+                    continue
+                shift, spread = self._crr(crr, shape) if count else ([], [])
+                for i in part:
+                    node = self.nodes[i]
+                    f = tables["frequencies"][node]
+                    if count:
+                        f = tables["context_grid"][self._row_of_grid(node, shift[i], spread[i])]
+                    t = code.trit(f)
+                    if t is None:
+                        return False
+                    self.nodes[i] = tables["first_child"][node] + t
+                    self.trits_known += 1
+        return True
+
+    def _crr(self, crr: Any, shape: tuple[int, ...]) -> list[list[int]]:
+        features = self.tables["context_features"]
+        channels = [[features[node][f] for node in self.nodes] for f in range(len(features[0]))]
+        known = np.array(channels, np.float32).reshape(1, -1, *shape[1:])
+        return integers_from(crr.run(["shift", "spread"], {"known": known}))
+
+    def _row_of_grid(self, n: int, shift: int, spread: int) -> int:
+        """Section 7.3."""
+        features, child = self.tables["context_features"], self.tables["first_child"][n]
+        steps = (math.isqrt(len(self.tables["context_grid"])) - 1) // 2
+        place = []
+        for side in (0, 1):
+            towards = child + 2 * side
+            tilt = shift * (features[towards][0] - features[child + 1][0])
+            tilt += spread * (features[towards][1] - features[child + 1][1])
+            value = (self.tables["context_log_odds"][n][side] + (tilt >> 4) + 4) >> 3
+            place.append(max(-steps, min(steps, value)))
+        return (place[0] + steps) * (2 * steps + 1) + place[1] + steps
+
     def symbols(self) -> list[int]:
         return [(self.tables["mean"][node] + 32) >> 6 for node in self.nodes]
 
@@ -117,19 +160,19 @@ class Decoded:
 
 
 @cache
-def read_tables() -> dict[str, Any]:
-    """Section 7.3."""
-    with np.load(GOLDEN / "tiny" / "tables" / "entropy.npz", allow_pickle=False) as file:
+def read_tables(bundle: Path = GOLDEN / "tiny") -> dict[str, Any]:
+    """Section 7.4."""
+    with np.load(bundle / "tables" / "entropy.npz", allow_pickle=False) as file:
         return {name: file[name].tolist() for name in file.files}
 
 
 @cache
-def hyper_synthesis() -> Any:
+def exact_graph(bundle: Path, role: str) -> Any:
     """Section 9: the exact graph, by the plainest of means."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    content = (GOLDEN / "tiny" / "graphs" / "h_s.onnx").read_bytes()
+    content = (bundle / "graphs" / f"{role}.onnx").read_bytes()
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
@@ -137,8 +180,8 @@ def integers_from(outputs: list[NDArray[np.float32]]) -> list[list[int]]:
     return [output.reshape(-1).astype(int).tolist() for output in outputs]
 
 
-def decode(prefix: bytes) -> Decoded:
-    """Decode a sound prefix, or one with damage in the body, of a stream of the tiny bundle."""
+def decode(prefix: bytes, bundle: Path = GOLDEN / "tiny") -> Decoded:
+    """Decode a sound prefix, or one with damage in the body, of a stream of *bundle*: of family dpict, or ctc."""
     # Section 3
     magic, version, flags, _, width, height, head_bytes, body_bytes = struct.unpack_from(">4sBB8sHHII", prefix)
     assert magic == bytes.fromhex("89435554") and version == 1 and flags < 4
@@ -160,16 +203,21 @@ def decode(prefix: bytes) -> Decoded:
         verified += size
         position += size + 4
     # Section 8.2
-    tables = read_tables()
+    tables = read_tables(bundle)
     levels = len(tables["sigma_thresholds"]) + 1
     columns, rows = math.ceil(width / 64), math.ceil(height / 64)
     channels = TINY["settings"]["z_channels"]
     z = Field([levels + c for c in range(channels) for _ in range(rows * columns)], tables)
     assert z.decode(RangeDecoder(head, 0), by_priority=False)
     z_hat = np.array(z.symbols(), np.float32).reshape(1, channels, rows, columns)
-    mu, codes = integers_from(hyper_synthesis().run(["mu", "sigma_code"], {"z_hat": z_hat}))
+    mu, codes = integers_from(exact_graph(bundle, "h_s").run(["mu", "sigma_code"], {"z_hat": z_hat}))
     y = Field([sum(t <= code for t in tables["sigma_thresholds"]) for code in codes], tables)
-    known = y.decode(TrustedTrits(body), by_priority=True)
+    if "context_grid" in tables:
+        segments = json.loads((bundle / "plan.json").read_text())["segments"]
+        shape = (TINY["settings"]["y_channels"], 4 * rows, 4 * columns)
+        known = y.decode_with_context(TrustedTrits(body), segments, exact_graph(bundle, "crr"), shape)
+    else:
+        known = y.decode(TrustedTrits(body), by_priority=True)
     return Decoded(z, y, mu, known and verified == body_bytes, damaged)
 
 
@@ -200,6 +248,23 @@ def test_plain_decoder_goes_back_to_the_start_of_a_damaged_frame() -> None:
         start = 34 + VALID["frames"]["head_bytes"] + entry["body_bytes_before_damage"] // 2048 * 2052
         assert decoded.damaged and not decoded.complete
         assert decoded.y.nodes == decode(frames[:start]).y.nodes
+
+
+def test_plain_decoder_reads_context(tmp_path: Path) -> None:
+    """What FORMAT.md says of family ctc is enough to find every node and trit of a stream and of its prefixes."""
+    from decoding import fed, nodes_of
+    from tiny_ctc import structured_image, write_tiny_ctc
+
+    from runtime import Codec
+
+    bundle = write_tiny_ctc(tmp_path, [3, 2])
+    with Codec.open(bundle, threads=1) as codec:
+        encoding = codec.encode(structured_image())
+        start, end = int(encoding.value.offsets[0]), len(encoding.stream)
+        for cut in (*range(start, end, 17), end - 1, end):
+            decoded = decode(encoding.stream[:cut], bundle)
+            assert decoded.y.nodes == nodes_of(fed(codec, encoding.stream[:cut]))
+            assert decoded.complete == (cut == end)
 
 
 # The document.
@@ -288,12 +353,16 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
     assert f"above {MOST_TRITS} |" in section("Tables") and f"*S* above {MOST_LEVELS} " in section("Tables")
 
 
-def test_every_array_of_the_table_file_is_in_the_document() -> None:
+def test_every_array_of_the_table_file_is_in_the_document(tmp_path: Path) -> None:
     """Names, types and number of dimensions in the document are those of the file."""
-    with np.load(io.BytesIO((GOLDEN / "tiny" / "tables" / "entropy.npz").read_bytes())) as file:
-        arrays = {name: (file[name].dtype, file[name].ndim) for name in file.files}
+    from tiny_ctc import write_tiny_ctc
+
+    arrays = {}
+    for bundle in (GOLDEN / "tiny", write_tiny_ctc(tmp_path, [1])):
+        with np.load(io.BytesIO((bundle / "tables" / "entropy.npz").read_bytes())) as file:
+            arrays |= {name: (file[name].dtype, file[name].ndim) for name in file.files}
+            assert any(name.startswith("context_") for name in file.files) == (bundle == tmp_path)
     rows = re.findall(r"^\| `(\w+)` \| `([ui])(\d+)` \| ([^|]+) \|", section("Tables"), re.MULTILINE)
-    rows = [row for row in rows if not row[0].startswith("context_")]
     documented = {
         name: (np.dtype(f"{kind}{int(bits) // 8}"), 2 if "," in shape else 1) for name, kind, bits, shape in rows
     }
