@@ -30,8 +30,8 @@ from export.training.families import make_family
 from runtime.errors import BundleError, OutputError, UsageError
 from runtime.settings import load_settings
 
-EXACT_ROLES = ("h_s",)
-_PRIORS = ("prior",)
+EXACT_ROLES = ("h_s", "crr", "h_s_scalable", "mutual")
+_PRIORS = ("prior", "prior_scalable")
 _FREE_BITS, _BRANCH_BITS = 8, 5
 _HALF_BITS = 10
 _MAGIC = b"BZh"

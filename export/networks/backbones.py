@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -16,8 +17,14 @@ class Backbone(Protocol):
 
     y_channels: int
     z_channels: int
+    hyper_width: int  # of what lies between z and y
+
+    def with_latents(self, *parts: int) -> Backbone:
+        """Return the same backbone with another y: *parts* channels of one latent or of several that are joined."""
+        ...
 
     def g_a(self) -> nn.Module: ...
+    def g_a_scalable(self) -> nn.Module: ...
     def g_s(self, *, deviation_input: bool) -> nn.Module: ...
     def h_a(self) -> nn.Module: ...
     def h_s(self, *, mean: bool = True) -> nn.Module: ...
@@ -30,15 +37,21 @@ class Backbone(Protocol):
 class EdgeBackbone:
     """Networks of `export.networks.edge`."""
 
-    def __init__(self, **shape: Any) -> None:
-        self._shape = edge.EdgeShape(**shape)
-        self.y_channels, self.z_channels = self._shape.y_channels, self._shape.z_channels
+    def __init__(self, shape: edge.EdgeShape, parts: tuple[int, ...] = ()) -> None:
+        self._shape, self._parts = shape, parts
+        self.y_channels, self.z_channels, self.hyper_width = shape.y_channels, shape.z_channels, shape.hyper_width
+
+    def with_latents(self, *parts: int) -> Backbone:
+        return EdgeBackbone(replace(self._shape, y_channels=sum(parts)), parts)
 
     def g_a(self) -> nn.Module:
         return edge.Analysis(self._shape)
 
+    def g_a_scalable(self) -> nn.Module:
+        return edge.ScalableAnalysis(self._shape)
+
     def g_s(self, *, deviation_input: bool) -> nn.Module:
-        return edge.Synthesis(self._shape, deviation_input=deviation_input)
+        return edge.Synthesis(self._shape, deviation_input=deviation_input, parts=self._parts)
 
     def h_a(self) -> nn.Module:
         return edge.HyperAnalysis(self._shape)
@@ -62,12 +75,18 @@ class EdgeBackbone:
 class PaperBackbone:
     """Networks of `export.networks.paper`."""
 
-    def __init__(self, **shape: Any) -> None:
-        self._shape = paper.PaperShape(**shape)
-        self.y_channels = self.z_channels = self._shape.n
+    def __init__(self, shape: paper.PaperShape) -> None:
+        self._shape = shape
+        self.y_channels, self.z_channels, self.hyper_width = shape.y_channels or shape.n, shape.n, shape.n
+
+    def with_latents(self, *parts: int) -> Backbone:
+        return PaperBackbone(replace(self._shape, y_channels=sum(parts)))
 
     def g_a(self) -> nn.Module:
         return paper.Analysis(self._shape)
+
+    def g_a_scalable(self) -> nn.Module:
+        return paper.ScalableAnalysis(self._shape)
 
     def g_s(self, *, deviation_input: bool) -> nn.Module:
         return paper.Synthesis(self._shape, deviation_input=deviation_input)
@@ -91,7 +110,10 @@ class PaperBackbone:
         return paper.ContextRefinement(self._shape)
 
 
-_BACKBONES: dict[str, Callable[..., Backbone]] = {"edge": EdgeBackbone, "paper": PaperBackbone}
+_BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "edge": lambda **shape: EdgeBackbone(edge.EdgeShape(**shape)),
+    "paper": lambda **shape: PaperBackbone(paper.PaperShape(**shape)),
+}
 
 
 def make_backbone(name: str, shape: dict[str, Any]) -> Backbone:

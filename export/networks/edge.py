@@ -94,10 +94,31 @@ class Analysis(nn.Module):
         _set(self.leave, torch.eye(shape.y_channels, w16))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.enter(self.fold((x - 0.5) * self.gain))
+        return self.latents(self.enter(self.fold((x - 0.5) * self.gain)))
+
+    def latents(self, h: Tensor) -> Tensor:
+        """Return y of features at 1/8 of the picture, (B, width8, 2 h, 2 w)."""
         h = self.merge(self.fold16(self.blocks8(h)))
         y: Tensor = self.leave(self.blocks16(h))
         return y
+
+
+class ScalableAnalysis(Analysis):
+    """g_a of scalable features: a picture and what the base makes of it -> (B, y_channels, h, w).
+
+    Both are (B, 3, 16 h, 16 w); the network starts as the transform of their difference. `enter` is F_conv of DeepFGS
+    (equation 2), behind a space-to-depth.
+    """
+
+    def __init__(self, shape: EdgeShape) -> None:
+        super().__init__(shape)
+        transform = self.enter.weight.detach()[:, :, 0, 0]
+        self.enter = nn.Conv2d(2 * 192, shape.width8, 1)
+        _set(self.enter, torch.cat([transform, -transform], dim=1))
+
+    def forward(self, x: Tensor, x_base: Tensor) -> Tensor:  # type: ignore[override]
+        both = torch.cat([self.fold(x - 0.5), self.fold(x_base - 0.5)], dim=1)
+        return self.latents(self.enter(both * self.gain))
 
 
 class Synthesis(nn.Module):
@@ -106,9 +127,10 @@ class Synthesis(nn.Module):
     Args:
         deviation_input: take a second tensor of y_hat's shape: the standard deviation left in each element, 0 where the
             symbol is complete. Without it the network is DPICT's g_s, which knows complete latents only.
+        parts: channels of latents that are joined in y_hat; the network starts as the transform of their sum.
     """
 
-    def __init__(self, shape: EdgeShape, *, deviation_input: bool) -> None:
+    def __init__(self, shape: EdgeShape, *, deviation_input: bool, parts: tuple[int, ...] = ()) -> None:
         super().__init__()
         w8, w16 = shape.width8, shape.width16
         self.enter = nn.Conv2d(shape.y_channels, w16, 1)
@@ -121,7 +143,7 @@ class Synthesis(nn.Module):
         self.unfold = DepthToSpace(8)
         self.gain = 255.0 / shape.initial_step
         luma = w8 // 2
-        _set(self.enter, torch.eye(w16, shape.y_channels))
+        _set(self.enter, torch.cat([torch.eye(w16, part) for part in parts or (shape.y_channels,)], dim=1))
         _set(self.split, _haar_merge(w8, w16).T)
         _set(self.leave, block_dct(luma, (w8 - luma) // 2).T)
         if self.deviation is not None:

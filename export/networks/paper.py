@@ -34,15 +34,16 @@ PUBLISHED_SLOPE = 0.01  # of the leaky activations; these networks are never exa
 
 @dataclass(frozen=True)
 class PaperShape:
-    """Widths: `n` of every feature map and of both latents, `post_width` of postprocessing."""
+    """Widths: `n` of every feature map and of z, `post_width` of postprocessing; y has n channels too if it is 0."""
 
     n: int = 192
     post_width: int = 192
+    y_channels: int = 0
 
 
 def _edge_shape(shape: PaperShape) -> edge.EdgeShape:
     """Return the shape of the networks that are shared with the `edge` backbone."""
-    return edge.EdgeShape(y_channels=shape.n, z_channels=shape.n, hyper_width=shape.n)
+    return edge.EdgeShape(y_channels=shape.y_channels or shape.n, z_channels=shape.n, hyper_width=shape.n)
 
 
 class GDN(nn.Module):
@@ -67,6 +68,11 @@ class GDN(nn.Module):
         gamma = self.gamma_root.square()[:, :, None, None]
         divisor = F.conv2d(x * x, gamma, self.beta_root.square() + BETA_MIN)
         return x * (divisor.sqrt() if self.inverse else divisor.rsqrt())
+
+
+def _between(inputs: int, outputs: int) -> nn.Module:
+    """Return a 1x1 convolution, or nothing where the channels agree, as they do in the papers."""
+    return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
 
 def _conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -151,10 +157,25 @@ class Analysis(nn.Module):
             _conv3(n, n, stride=2),
             Attention(n),
         )
+        self.leave = _between(n, shape.y_channels or n)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x)
+        y: Tensor = self.leave(self.layers(x))
         return y * LATENT_GAIN
+
+
+class ScalableAnalysis(Analysis):
+    """g_a of scalable features: a picture and what the base makes of it, (B, 3, 16 h, 16 w) each -> (B, n, h, w).
+
+    Source: DeepFGS (2022), equation 2; `squeeze` is F_conv.
+    """
+
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__(shape)
+        self.squeeze = _conv3(6, 3)
+
+    def forward(self, x: Tensor, x_base: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(self.squeeze(torch.cat([x, x_base], dim=1)))
 
 
 class Synthesis(nn.Module):
@@ -167,8 +188,9 @@ class Synthesis(nn.Module):
 
     def __init__(self, shape: PaperShape, *, deviation_input: bool) -> None:
         super().__init__()
-        n = shape.n
-        self.deviation = nn.Conv2d(n, n, 1, bias=False) if deviation_input else None
+        n, y = shape.n, shape.y_channels or shape.n
+        self.enter = _between(y, n)
+        self.deviation = nn.Conv2d(y, n, 1, bias=False) if deviation_input else None
         self.layers = nn.Sequential(
             Attention(n),
             _residual_block(n),
@@ -185,7 +207,7 @@ class Synthesis(nn.Module):
             nn.init.zeros_(self.deviation.weight)
 
     def forward(self, y_hat: Tensor, deviation: Tensor | None = None) -> Tensor:
-        h = y_hat
+        h = self.enter(y_hat)
         if self.deviation is not None:
             assert deviation is not None
             h = h + self.deviation(deviation)
@@ -200,7 +222,7 @@ class HyperAnalysis(nn.Module):
         super().__init__()
         n = shape.n
         self.layers = nn.Sequential(
-            _conv3(n, n),
+            _conv3(shape.y_channels or n, n),
             _leaky(),
             _conv3(n, n),
             _leaky(),

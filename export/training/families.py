@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from export.networks.backbones import make_backbone
-from export.training import ctc, dpict, progdtd
+from export.training import ctc, deepfgs, dpict, progdtd
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining
 from runtime.errors import ConfigurationError
 
-FAMILIES = {"ctc": ctc.training, "dpict": dpict.training, "progdtd": progdtd.training}
+FAMILIES = {
+    "ctc": ctc.training,
+    "deepfgs": deepfgs.training,
+    "dpict": dpict.training,
+    "progdtd": progdtd.training,
+}
 
 
 def make_family(settings: TrainingSettings) -> FamilyTraining:
