@@ -13,7 +13,8 @@ _LARGEST = 1024  # pixels a side: a network that sees farther than half of it is
 def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int) -> int | None:
     """Return how many input positions away a change can be seen in *network*'s output, None if anywhere.
 
-    Found by running the network with every convolution weight 1, where nothing cancels, on zeros but for one place.
+    Found by running the network with positive weights, where nothing cancels, on zeros but for one place. Weights are
+    means over input channels: sums of them would saturate a sigmoid, and hide what it depends on.
 
     Args:
         channels: of every input.
@@ -23,7 +24,7 @@ def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int
     probe = copy.deepcopy(network).double().eval()
     for module in probe.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.ones_(module.weight)
+            nn.init.constant_(module.weight, 1.0 / module.weight.shape[1])
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     blocks = 4
@@ -59,7 +60,7 @@ def _changes(
     probe: nn.Module, channels: list[int], size: tuple[int, int], changed: int, place: int, level: float
 ) -> Tensor:
     """Return which rows of the output change with one row of an input; bool (H,)."""
-    # Networks take 0.5 off pictures: with weights of 1, what is zero there stays zero.
+    # Networks take 0.5 off pictures: what is zero there stays zero.
     inputs = [torch.full((1, c, *size), level + (0.5 if c == 3 else 0.0), dtype=torch.float64) for c in channels]
     with torch.no_grad():
         still = probe(*inputs)

@@ -15,6 +15,7 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.tiles import run_in_tiles
 from export.integers import MU, SIGMA_CODE, integer_graph, z_input
 from export.networks.backbones import make_backbone
+from export.networks.separation import Fusion, RedundancyRemoval
 from export.reach import reach_of
 
 SHAPE = {"y_channels": 8, "z_channels": 4, "width8": 8, "width16": 16, "hyper_width": 8}
@@ -37,6 +38,12 @@ class Pooled(nn.Module):
 def test_reach_of_plain_networks(network: nn.Module, reach: int | None) -> None:
     """Kernels add up; a pooled statistic sees everything."""
     assert reach_of(network, [2], 4, 16) == reach
+
+
+def test_gates_see_everything() -> None:
+    """Fusion and redundancy removal pool over the picture, and a sigmoid does not hide it."""
+    assert reach_of(Fusion(6, 24), [6, 24], 1, 16) is None
+    assert reach_of(RedundancyRemoval(48, 6), [6, 48], 1, 16) is None
 
 
 @pytest.mark.parametrize("role", ["g_a", "g_s", "h_a", "preview", "post"])
