@@ -33,13 +33,14 @@ class Symbols:
     leaf_mean: NDArray[np.float64]  # what a complete symbol reconstructs to
 
 
-def make_tables(prior: FactorizedPrior) -> Tables:
-    """Return the tables of SIGMA_LEVELS Gaussians, followed by those of *prior*'s channels."""
+def make_tables(*priors: FactorizedPrior) -> Tables:
+    """Return the tables of SIGMA_LEVELS Gaussians, followed by those of every prior's channels."""
     sigmas = [SIGMA_MIN * math.exp(LOG_STEP * level) for level in range(SIGMA_LEVELS)]
     models = [(trits_for_sigma(s), s) for s in sigmas]
     gaussians = [gaussian_symbols(s, trits) for trits, s in models]
     thresholds = CODE_UNIT * np.arange(1, SIGMA_LEVELS) - CODE_UNIT // 2
-    return _assemble([*gaussians, *_prior_symbols(prior)], thresholds.astype(np.int32))
+    channels = [symbols for prior in priors for symbols in _prior_symbols(prior)]
+    return _assemble([*gaussians, *channels], thresholds.astype(np.int32))
 
 
 def trits_for_sigma(sigma: float) -> int:

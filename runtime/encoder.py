@@ -77,7 +77,7 @@ def encode(model: Model, image: Image) -> Encoding:
     for step in latents.body():
         while not step.complete:
             fall = body.encode_step(step, _PORTION)
-            curve.add(0 if step.side else fall, body.size_bytes)
+            curve.add(fall * step.worth, body.size_bytes)
     body_code = body.finish()
 
     header = Header(
@@ -106,9 +106,9 @@ class _ValueCurve:
     def __init__(self, value_gain: float) -> None:
         self._unit = value_gain / MEAN_UNIT**2
         self._body_bytes = [0]
-        self._falls = [0]
+        self._falls = [0.0]
 
-    def add(self, fall: int, body_bytes: int) -> None:
+    def add(self, fall: float, body_bytes: int) -> None:
         """Note that variance fell by *fall*, in 1/64² squared symbols, and the body has *body_bytes* now."""
         self._falls.append(fall)
         self._body_bytes.append(body_bytes)

@@ -66,7 +66,7 @@ class Step:
         nodes: int32 (n,); inner nodes.
         rows: int32 (n,); the table rows whose frequencies code the trits: the nodes, unless context knows better.
         received: how many trits, from the first, are known.
-        side: the elements are side information: knowing them is of no worth to a picture by itself.
+        worth: what an error of an element does to a picture, as a multiple of what is usual; 0 for side information.
         then: the roles of exact graphs that the plan runs between this step and the next.
     """
 
@@ -76,7 +76,7 @@ class Step:
     nodes: NDArray[np.int32]
     rows: NDArray[np.int32]
     received: int = 0
-    side: bool = False
+    worth: float = 1.0
     then: tuple[str, ...] = ()
 
     def __len__(self) -> int:

@@ -52,7 +52,7 @@ def side_information(field: Field, then: tuple[str, ...]) -> Iterator[Step]:
         then: the exact graphs that run when all of *field* is known.
     """
     for step in in_array_order(field):
-        step.side = True
+        step.worth = 0.0
         if step.place == 1:
             step.then = then
         yield step
