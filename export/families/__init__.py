@@ -9,6 +9,7 @@ from torch import Tensor
 
 from export.bundle_writer import BundleContent
 from export.families.ctc import export_ctc
+from export.families.deepfgs import export_deepfgs
 from export.families.dpict import export_dpict
 from export.families.progdtd import export_progdtd
 from export.training.config import TrainingSettings
@@ -16,6 +17,7 @@ from export.training.config import TrainingSettings
 # networks, settings, held-out pictures, which decoder ships -> content of a bundle
 EXPORTERS: dict[str, Callable[[Any, TrainingSettings, list[Tensor], str], BundleContent]] = {
     "ctc": export_ctc,
+    "deepfgs": export_deepfgs,
     "dpict": export_dpict,
     "progdtd": export_progdtd,
 }

@@ -105,7 +105,7 @@ class Mutual(nn.Module):
 
     def __init__(self, width: int, base: int, scalable: int) -> None:
         super().__init__()
-        self.base = base
+        self.width, self.base = width, base
         self.layers = nn.ModuleList(
             [
                 nn.Conv2d(width + base, 2 * width, 1),

@@ -9,11 +9,13 @@ from runtime.entropy.plan import Plane
 from runtime.entropy.tables import Tables
 from runtime.families.base import Family, RunGraph
 from runtime.families.ctc import Ctc
+from runtime.families.deepfgs import DeepFgs
 from runtime.families.dpict import Dpict
 from runtime.families.progdtd import ProgDtd
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any], Tables, RunGraph, Plane], Family]] = {
     "ctc": Ctc,
+    "deepfgs": DeepFgs,
     "dpict": Dpict,
     "progdtd": ProgDtd,
 }
