@@ -82,6 +82,11 @@ class Step:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def side(self) -> bool:
+        """True if the elements are side information: knowing them is of no worth to a picture by itself."""
+        return self.worth == 0
+
     def next_window(self, most: int) -> slice:
         """Return which trits come next, at most *most*."""
         return slice(self.received, min(self.received + most, len(self.rows)))

@@ -64,5 +64,5 @@ def test_side_information_says_what_follows_it(tiny_tables: Tables) -> None:
     for step in side_information(field_of(tiny_tables), ("h_s",)):
         step.receive(step.trits())
         steps.append(step)
-    assert all(step.worth == 0 for step in steps)
+    assert all(step.side for step in steps)
     assert [step.then for step in steps] == [()] * (len(steps) - 1) + [("h_s",)]
