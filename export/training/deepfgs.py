@@ -9,6 +9,7 @@ Source: DeepFGS (2022).
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +19,18 @@ from torch.nn import functional as F
 from export.networks.backbones import Backbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.networks.separation import Fusion, Mutual, RedundancyRemoval, ScalableHyperSynthesis
+from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import autocast
 from export.training.loop import FamilyTraining, Stage
+from export.training.partial import TorchTables
 from export.training.pictures import cropped
 from export.training.progdtd import keep_channels
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
 
 _PAPER_CHANNELS = 192  # of l_s; the weights of the loss are stated for it
+_MOST_MISSING = 3.0  # planes of l_b; what is left of a stream then is hardly more than its head segment
 _CUTS_BPP = (0.15, 0.25, 0.5, 0.75)
 
 
@@ -39,6 +43,8 @@ class Options:
         frr, ffm, mutual: redundancy removal, fusion, mutual entropy model; without ffm the decoder takes l_b and l_s
             as they are, without mutual l_s is coded given its own z alone (table 1 of the paper).
         wide: the weight of a picture grows with the square of its channels (section 6.4.1); needs a smaller lambda.
+        partial_base: share of the pictures that have lost some planes of l_b and all of l_s, for streams that end in
+            l_b. The paper has none: it sends l_b as a whole.
     """
 
     base_channels: int = 96
@@ -47,6 +53,7 @@ class Options:
     ffm: bool = True
     mutual: bool = True
     wide: bool = False
+    partial_base: float = 0.0
 
 
 @dataclass
@@ -142,6 +149,8 @@ class Rearrangement:
 
     def __init__(self, settings: TrainingSettings, options: Options, roles: tuple[str, ...]) -> None:
         self._settings, self._options, self.trains = settings, options, roles
+        self._random = random.Random(settings.seed)
+        self._tables: TorchTables | None = None
 
     def begin(self, networks: DeepFgs) -> None:
         """Start from the weights as they are."""
@@ -149,11 +158,15 @@ class Rearrangement:
     def loss(self, networks: DeepFgs, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one draw, and its parts."""
         kept = drawn_channels(len(x), networks.scalable_channels, x.device)
+        partial = round(self._options.partial_base * len(x))
+        kept[:partial] = 0
         with autocast(x):
             latents = networks.analyse(x)
         base, scalable = latents.base, latents.scalable
         mask = (torch.arange(networks.scalable_channels, device=x.device) < kept[:, None]).float()[:, :, None, None]
         l_b, l_s = base.decoded, scalable.decoded * mask
+        if partial:
+            l_b = torch.cat([self._partly_known(base, partial), l_b[partial:]])
         with autocast(x):
             x_hat = networks.synthesis(l_b, l_s)
             small = networks.preview(torch.cat([l_b, l_s], dim=1).detach())
@@ -170,6 +183,7 @@ class Rearrangement:
         rate = 2 * figures["base_bpp"] + figures["scalable_bpp"]
         z_rate = 2 * figures["z_bpp"] + figures["z_scalable_bpp"]
         weight = channel_weight(kept, networks.scalable_channels, wide=self._options.wide)
+        weight[:partial] = 1.0  # as much as the base alone
         base_mse = _squared_error(latents.x_base, x).mean()
         weighted_mse = (weight * _squared_error(x_hat, x)).mean()
         preview_mse = _squared_error(small.float(), F.avg_pool2d(x, 4)).mean()
@@ -178,10 +192,17 @@ class Rearrangement:
         loss = (rate + settings.z_rate_weight * z_rate + settings.distortion_weight * distortion) / 2
         return loss, figures | {"base_mse": base_mse, "weighted_mse": weighted_mse, "preview_mse": preview_mse}
 
+    def _partly_known(self, base: Part, pictures: int) -> Tensor:
+        """Return l_b of the first *pictures* as a decoder knows it when the stream ends inside l_b."""
+        if self._tables is None:
+            self._tables = TorchTables(make_tables(), base.latent.device)
+        latent, mu, level = (t[:pictures].detach() for t in (base.latent, base.mu, base.level))
+        return self._tables.cut(latent, mu, level, self._random.uniform(0.0, _MOST_MISSING)).y_hat
+
 
 def drawn_channels(pictures: int, channels: int, device: torch.device) -> Tensor:
     """Return int64 (pictures,): how many scalable channels each picture keeps, 0 to *channels*, spread over a batch."""
-    places = torch.arange(pictures, device=device) + torch.rand(pictures, device=device)
+    places = torch.randperm(pictures, device=device) + torch.rand(pictures, device=device)
     return (places / pictures * (channels + 1)).long().clamp_max(channels)
 
 
@@ -243,6 +264,8 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     options = settings_from_dict(Options, settings.options, "options")
     if options.base_channels < 1 or options.scalable_channels < 1:
         raise ConfigurationError(f"options: base_channels and scalable_channels must be at least 1, not {options}")
+    if not 0 <= options.partial_base <= 1:
+        raise ConfigurationError(f"options: partial_base must be 0 to 1, not {options.partial_base}")
     networks = DeepFgs(backbone, options)
     stages: dict[str, Stage] = {"fgs": Rearrangement(settings, options, networks.roles)}
     return FamilyTraining(
