@@ -66,7 +66,7 @@ class DeepFgs:
         z_channels = self.base_z_channels + self.scalable_z_channels
         if len(tables.trits) != tables.y_levels + z_channels:
             raise BundleError(f"tables have {len(tables.trits)} models, not {tables.y_levels} + {z_channels}")
-        self.synthesis = ("ffm", "g_s") if self.ffm else ("g_s",)
+        self.synthesis: tuple[str, ...] = ("ffm", "g_s") if self.ffm else ("g_s",)
         self.tables, self.run, self.plane = tables, run, plane
         self.level_of_code = tables.level_of_code(CODES)
         self.trits_left = tables.trits_left()
