@@ -174,7 +174,7 @@ def test_what_has_not_arrived_gets_no_gradient(tiny_settings: TrainingSettings, 
     loss.backward()
     gradient = family.networks.g_s.enter.weight.grad
     assert gradient[:, :BASE].abs().sum() > 0 and not gradient[:, BASE:].any()
-    assert float(figures["scalable_bpp"]) == float(figures["z_scalable_bpp"]) == 0 < float(figures["base_bpp"])
+    assert figures["scalable_bpp"].item() == figures["z_scalable_bpp"].item() == 0 < figures["base_bpp"].item()
 
 
 def test_the_scalable_encoder_starts_with_what_the_base_lacks(tiny_settings: TrainingSettings) -> None:
