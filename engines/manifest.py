@@ -76,6 +76,8 @@ class GraphSpec:
         known_answers: path of the file of known answers, or None.
         accumulator_log2: of exact graphs, log2 of each layer's largest sum as the exporter claims it, or None.
         tiling: how it may be run in parts, or None if every output may depend on all of the input.
+        float32_in_fp16: tensors that stay float32 where the graph runs in FP16 (see `engines.half`); None if the
+            exporter has not found that the graph may.
     """
 
     role: str
@@ -86,6 +88,7 @@ class GraphSpec:
     known_answers: str | None
     accumulator_log2: Mapping[str, float] | None = None
     tiling: Tiling | None = None
+    float32_in_fp16: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +281,8 @@ def _graph(role: str, fields: Any, paths: set[str], limits: BundleLimits) -> Gra
             1 <= size <= _MOST_REACH for size in (tiling.pixels, tiling.multiple)
         )
         _require(within, f"{where}: tiling is out of range")
+    half = _float32_in_fp16(fields.get("fp16"), where)
+    _require(half is None or not fields["exact"], f"{where}: an exact graph has no FP16 form")
     return GraphSpec(
         role=role,
         file=fields["file"],
@@ -287,7 +292,20 @@ def _graph(role: str, fields: Any, paths: set[str], limits: BundleLimits) -> Gra
         known_answers=answers,
         accumulator_log2=None if claims is None else {str(layer): float(bits) for layer, bits in claims.items()},
         tiling=tiling,
+        float32_in_fp16=half,
     )
+
+
+def _float32_in_fp16(entry: Any, where: str) -> tuple[str, ...] | None:
+    if entry is None:
+        return None
+    names = entry.get("float32") if isinstance(entry, dict) else None
+    _require(isinstance(names, list), f"{where}: fp16 must list the tensors that stay float32")
+    assert isinstance(names, list)
+    for name in names:
+        valid = isinstance(name, str) and _TENSOR.fullmatch(name)
+        _require(valid, f"{where}: fp16: {_short(name)} is no tensor's name")
+    return tuple(names)
 
 
 def _check_tensors(names: Sequence[Any], where: str, limits: BundleLimits) -> None:

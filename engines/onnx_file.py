@@ -151,6 +151,17 @@ class Constant:
     shape: tuple[int, ...]
     _content: tuple[memoryview, ...]
 
+    def raw(self) -> bytes:
+        """Return its values as they would stand in `raw_data`: little-endian, in order.
+
+        Raises:
+            BundleError: the file holds them in another form, or not as many as its shape says.
+        """
+        content = b"".join(self._content)
+        if len(content) != _BYTES_PER_ELEMENT.get(self.data_type, 0) * math.prod(self.shape):
+            raise BundleError(f"constant {self.name!r} of type {self.data_type} is not held as raw data")
+        return content
+
     def float32(self) -> NDArray[np.float32]:
         """Return its values as a new array.
 
@@ -192,12 +203,13 @@ class Port:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a file holds; nodes in the file's order, constants by name."""
+    """What a file holds; nodes in the file's order, constants by name, and the version of the standard operators."""
 
     nodes: tuple[Node, ...]
     constants: Mapping[str, Constant]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    operator_set: int = 0
 
 
 def read_graph(content: bytes, most_values: int = MOST_VALUES) -> Graph:
@@ -219,14 +231,17 @@ class _Reader:
     def model(self, content: memoryview) -> Graph:
         model = self._wire.read(content, _MODEL)
         _refuse(model, "training_info", "functions", "configuration")
-        for entry in model.blocks.get("opset_import", ()):
-            _check_domain(self._wire.read(entry, _OPERATOR_SET).text("domain"))
+        operator_set = 0
+        for block in model.blocks.get("opset_import", ()):
+            entry = self._wire.read(block, _OPERATOR_SET)
+            _check_domain(entry.text("domain"))
+            operator_set = entry.number("version")
         graph = model.block("graph")
         if graph is None:
             raise BundleError("there is no graph")
-        return self._graph(graph)
+        return self._graph(graph, operator_set)
 
-    def _graph(self, content: memoryview) -> Graph:
+    def _graph(self, content: memoryview, operator_set: int) -> Graph:
         graph = self._wire.read(content, _GRAPH)
         _refuse(graph, "sparse_initializer", "quantization_annotation")
         constants: dict[str, Constant] = {}
@@ -242,6 +257,7 @@ class _Reader:
             constants=constants,
             inputs=tuple(self._port(block) for block in graph.blocks.get("input", ())),
             outputs=tuple(self._port(block) for block in graph.blocks.get("output", ())),
+            operator_set=operator_set,
         )
 
     def _node(self, content: memoryview) -> Node:

@@ -1,6 +1,7 @@
 """`python -m export bundle`: a trained model becomes a bundle.
 
-weights -> tables, exact h_s, free graphs -> files -> manifest with hashes -> folder, renamed into place
+weights -> tables, exact h_s, free graphs -> files -> which graphs may run in FP16 -> manifest with hashes -> folder,
+renamed into place
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import torch
 
 from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
+from export.half import offer_half
 from export.training.config import TrainingSettings
 from export.training.pictures import load_pictures, split_held_out
 from export.weights import averaged_weights, load_weights, networks_with
 from runtime.errors import ConfigurationError
 from runtime.settings import load_settings
+
+_FP16_PICTURES = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
     held_out, _ = split_held_out(pictures, settings.held_out)
     torch.set_num_threads(1)
     content = EXPORTERS[settings.family](networks, settings, held_out, arguments.synthesis)
+    offer_half(content, settings, held_out[:_FP16_PICTURES])
     content.measured["trained_steps"] = trained
     folder = write_bundle(arguments.out, settings.name, arguments.version, settings.family, content)
-    print(json.dumps({"bundle": str(folder), **content.measured}, indent=1))
+    short = content.measured | {"fp16": {role: found["loss_db"] for role, found in content.measured["fp16"].items()}}
+    print(json.dumps({"bundle": str(folder), **short}, indent=1))
