@@ -9,6 +9,7 @@ CutoffError
 |-- Incomplete             the file is not all there yet                           exit status 1
 |-- LimitExceeded          a claim, or work, above what the caller allows          exit status 1
 |-- EngineError            a graph cannot be opened or run here                    exit status 1
+|   `-- NotPrepared          a size for which no plan was built, and none may be built now
 |-- OutputError            a result cannot be written                              exit status 1
 `-- UsageError             the call is wrong                                       exit status 2
     |-- ConfigurationError   a settings file with an unknown or wrong key
@@ -54,6 +55,10 @@ class LimitExceeded(CutoffError):
 
 class EngineError(CutoffError):
     """A graph that cannot be opened, run, or proved on this machine."""
+
+
+class NotPrepared(EngineError):
+    """A size that an engine has no plan for; building one takes minutes and was not allowed."""
 
 
 class OutputError(CutoffError):

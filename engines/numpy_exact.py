@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engines.engine import Tensor
+from engines.engine import Tensor, check_ports
 from engines.errors import BundleError, EngineError
 from engines.exact_graph import (
     Clip,
@@ -44,9 +44,7 @@ class NumpyExact:
             _check_sums(self._graph)
         except BundleError as fault:
             raise EngineError(f"graph {spec.role!r} cannot be opened by numpy: {fault}") from fault
-        found = tuple(name for name, _ in self._graph.inputs), tuple(name for name, _ in self._graph.outputs)
-        if found != (spec.inputs, spec.outputs):
-            raise EngineError(f"graph {spec.role!r} has inputs and outputs {found}, not {(spec.inputs, spec.outputs)}")
+        check_ports(spec, [name for name, _ in self._graph.inputs], [name for name, _ in self._graph.outputs])
         self._spec = spec
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:

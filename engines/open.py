@@ -1,41 +1,48 @@
 """Open a bundle's graph on this machine, and prove it before it is used.
 
-An exact graph must give the known answers' bits. A back end that cannot open it, fails, or gives others is replaced:
+    auto         tensorrt where plans of the graph are in the cache, else cuda where it is, else cpu
+    a name       that back end
 
-    the chosen one -> onnxruntime-cpu -> numpy-int64
+An exact graph must give the known answers' bits, on an accelerator again with the first inputs of every size. One that
+cannot be opened, fails, or gives others is replaced: the chosen back end, then cpu, then numpy-int64. A free graph must
+come close to its known answers on an accelerator. Under "auto" it is replaced too, first by float32 where FP16 was
+tried, then by the next back end; a back end that was named runs it or nothing does.
 
-What was replaced and why stays visible in `OpenedEngine.reason`. Free graphs run on the chosen back end or not at all.
+What was replaced and why stays visible in `OpenedEngine.reason`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from engines.backends import BACKENDS, ENGINES, EXACT_ONLY, PRECISIONS, Backend, OpenSettings
 from engines.bundle import Bundle, GraphSpec
 from engines.engine import Engine, Tensor
-from engines.errors import BundleError, EngineError, UsageError
-from engines.known_answers import check_known_answers
-from engines.numpy_exact import NumpyExact
+from engines.errors import BundleError, EngineError, NotPrepared, UsageError
+from engines.half import half_graph
+from engines.known_answers import check_known_answers, known_answers
 from engines.onnx_file import read_graph
-from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from engines.plan_cache import PlanCache
+from engines.proving import check_close, prove_size
+from engines.tensorrt_builder import Progress
 
-BACKENDS = ("auto", "onnxruntime-cpu")
-_DEFAULT = "onnxruntime-cpu"
-_LAST = "numpy-int64"
-
-Opener = Callable[[bytes, GraphSpec, int], Engine]
-
-
-def _open_onnxruntime_cpu(model: bytes, spec: GraphSpec, threads: int) -> Engine:
-    return OnnxRuntimeCpu(model, spec, threads)
+_CPU = "cpu"
+_CHOSEN = "chosen"
 
 
-def _open_numpy(model: bytes, spec: GraphSpec, threads: int) -> Engine:
-    return NumpyExact(model, spec)
+@dataclass(frozen=True)
+class Candidate:
+    """A back end, and whether the graph is to run in FP16 on it."""
 
+    backend: str
+    half: bool = False
 
-OPENERS: Mapping[str, Opener] = {"onnxruntime-cpu": _open_onnxruntime_cpu, "numpy-int64": _open_numpy}
+    @property
+    def described(self) -> str:
+        """As it stands in reasons."""
+        return f"{self.backend} in FP16" if self.half else self.backend
 
 
 class OpenedEngine:
@@ -43,37 +50,71 @@ class OpenedEngine:
 
     Attributes:
         backend: of the engine that runs now.
+        precision: "fp32" or "fp16".
         reason: why it is that one: "chosen", or what was wrong with those before it.
     """
 
-    def __init__(self, bundle: Bundle, spec: GraphSpec, chain: Sequence[str], threads: int) -> None:
-        """Open the first back end of *chain* that can run the graph and gives its known answers.
+    def __init__(
+        self, bundle: Bundle, spec: GraphSpec, chain: Sequence[Candidate], settings: OpenSettings, reason: str = _CHOSEN
+    ) -> None:
+        """Open the first candidate of *chain* that can run the graph and gives its known answers.
 
         Raises:
             BundleError: the graph's file or its known answers are not as they should be.
             EngineError: no back end of the chain is left.
         """
-        self.backend, self.reason = "", "chosen"
-        self._bundle, self._spec, self._threads = bundle, spec, threads
+        self.backend, self.precision, self.reason = "", "fp32", reason
+        self._bundle, self._spec, self._settings = bundle, spec, settings
         self._left = list(chain)
         self._faults: list[str] = []
+        self._reference: Engine | None = None
+        self._proved: set[tuple[tuple[int, ...], ...]] = set()
+        self._instead: OpenedEngine | None = None  # for sizes without a plan
         self._open_first()
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`. An engine that fails where a later one succeeds gives way to it for good."""
         try:
+            self._prove(inputs)
             return self._engine.run(*inputs)
+        except NotPrepared as fault:
+            return self._run_unprepared(fault, inputs)
         except EngineError as fault:
             return self._run_elsewhere(fault, inputs)
 
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+        for other in (self._reference, self._instead):
+            if other is not None:
+                other.close()
+        self._reference = self._instead = None
+
+    def _prove(self, inputs: Sequence[Tensor]) -> None:
+        """Compare an exact graph on an accelerator with the CPU, once for every size."""
+        if not self._spec.exact or not BACKENDS[self.backend].accelerator:
+            return
+        shapes = tuple(value.shape for value in inputs)
+        if shapes in self._proved:
+            return
+        if self._reference is None:
+            self._reference = BACKENDS[_CPU].open(self._bundle.read(self._spec.file), self._spec, self._settings)
+        prove_size(self._bundle, self._spec, self._engine, self._reference, inputs)
+        self._proved.add(shapes)
+
+    def _run_unprepared(self, fault: NotPrepared, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Run a size that has no plan on the next back end; sizes that have one stay where they are."""
+        if self._instead is None:
+            if not self._left:
+                raise fault
+            self._instead = OpenedEngine(self._bundle, self._spec, self._left, self._settings)
+            self.reason = f"{self.reason}; sizes without a plan on {self._instead.backend}"
+        return self._instead.run(*inputs)
 
     def _run_elsewhere(self, fault: EngineError, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        for place, name in enumerate(self._left):
+        for place, candidate in enumerate(self._left):
             try:
-                engine = self._open(name)
+                engine = self._open(candidate)
             except EngineError:
                 continue
             try:
@@ -83,48 +124,81 @@ class OpenedEngine:
                 continue
             self._faults.append(f"{self.backend}: {fault}")
             self._engine.close()
-            self._take(engine)
+            self._take(candidate, engine)
             del self._left[: place + 1]
             return outputs
         raise fault  # no engine can: the call itself is wrong
 
     def _open_first(self) -> None:
         while self._left:
-            name = self._left.pop(0)
+            candidate = self._left.pop(0)
             try:
-                self._take(self._open(name))
+                self._take(candidate, self._open(candidate))
                 return
             except EngineError as fault:
-                self._faults.append(f"{name}: {fault}")
+                self._faults.append(f"{candidate.described}: {fault}")
         raise EngineError("; ".join(self._faults))
 
-    def _take(self, engine: Engine) -> None:
-        self._engine, self.backend = engine, engine.backend
+    def _take(self, candidate: Candidate, engine: Engine) -> None:
+        self._engine, self.backend = engine, candidate.backend
+        self.precision = "fp16" if candidate.half else "fp32"
         if self._faults:
             self.reason = f"instead of {'; '.join(self._faults)}"
 
-    def _open(self, name: str) -> Engine:
-        spec = self._spec
-        engine = OPENERS[name](self._bundle.read(spec.file), spec, self._threads)
-        if spec.exact:
-            try:
-                check_known_answers(self._bundle, spec, engine)
-            except (BundleError, EngineError):
-                engine.close()
-                raise
+    def _open(self, candidate: Candidate) -> Engine:
+        spec, backend = self._spec, BACKENDS[candidate.backend]
+        missing = backend.missing()
+        if missing is not None:
+            raise EngineError(missing)
+        model = self._bundle.read(spec.file)
+        if candidate.half:
+            model = half_graph(model, spec.float32_in_fp16 or ())
+        engine = backend.open(model, spec, self._settings)
+        try:
+            self._check(backend, engine)
+        except (BundleError, EngineError):
+            engine.close()
+            raise
         return engine
 
+    def _check(self, backend: Backend, engine: Engine) -> None:
+        spec = self._spec
+        if spec.exact:
+            check_known_answers(self._bundle, spec, engine)
+        elif backend.accelerator and not backend.has_plans:  # plans were compared with the CPU when they were built
+            for answer in known_answers(self._bundle, spec):
+                check_close(spec, engine.backend, engine.run(*answer.inputs), answer.outputs)
 
-def open_engine(bundle: Bundle, role: str, backend: str = "auto", threads: int | None = None) -> OpenedEngine:
-    """Open the graph of *role*; `threads=None` takes all cores.
+
+def open_engine(
+    bundle: Bundle,
+    role: str,
+    engine: str = "auto",
+    threads: int | None = None,
+    precision: str = "auto",
+    *,
+    may_build: bool = False,
+    progress: Progress | None = None,
+) -> OpenedEngine:
+    """Open the graph of *role*.
+
+    Args:
+        engine: one of ENGINES; see the module text.
+        threads: CPU threads of one run; None takes all cores.
+        precision: of free graphs that the bundle offers in FP16. "auto" takes FP16 where the back end computes in it;
+            "fp16" takes it everywhere (on the CPU it is emulated: slower, not faster).
+        may_build: plans may be built for sizes that have none, which takes minutes.
+        progress: is told how a build goes on.
 
     Raises:
-        UsageError: there is no such back end.
+        UsageError: there is no such engine or precision.
         BundleError: the bundle has no such graph, or its file holds what bundles may not, such as external data.
         EngineError: the graph cannot be opened, or an exact graph gives other bits than its known answers everywhere.
     """
-    if backend not in BACKENDS:
-        raise UsageError(f"engine {backend!r} is unknown; there are {', '.join(BACKENDS)}")
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
     if role not in bundle.graphs:
         raise BundleError(f"bundle {bundle.name} has no graph {role!r}; it has {', '.join(sorted(bundle.graphs))}")
     spec = bundle.graphs[role]
@@ -132,9 +206,40 @@ def open_engine(bundle: Bundle, role: str, backend: str = "auto", threads: int |
         read_graph(bundle.read(spec.file))  # what engines parse was looked through before
     except BundleError as fault:
         raise BundleError(f"bundle {bundle.name}: graph {role!r} cannot be opened: {fault}") from fault
-    chosen = _DEFAULT if backend == "auto" else backend
-    chain = list(dict.fromkeys((chosen, _DEFAULT, _LAST))) if spec.exact else [chosen]
-    return OpenedEngine(bundle, spec, chain, threads or available_cores())
+    settings = OpenSettings(threads or available_cores(), may_build, progress)
+    return OpenedEngine(bundle, spec, _chain(spec, _names(engine, spec), precision), settings)
+
+
+def _names(engine: str, spec: GraphSpec) -> Sequence[str]:
+    """Return the back ends to try, in order. What is not here at all is no reason worth telling under "auto"."""
+    if engine != "auto":
+        return [engine]
+    here = [name for name in ("tensorrt", "cuda") if BACKENDS[name].missing() is None]
+    if "tensorrt" in here and not _has_plans("tensorrt", spec):
+        here.remove("tensorrt")
+    return [*here, _CPU]
+
+
+def _has_plans(backend: str, spec: GraphSpec) -> bool:
+    try:
+        return any(
+            (entry.key.get("engine"), entry.key.get("role")) == (backend, spec.role) for entry in PlanCache().entries()
+        )
+    except EngineError:
+        return False
+
+
+def _chain(spec: GraphSpec, names: Sequence[str], precision: str) -> list[Candidate]:
+    if spec.exact:
+        return [Candidate(name) for name in dict.fromkeys((*names, _CPU, EXACT_ONLY))]
+    chain = []
+    for name in names:
+        offered = spec.float32_in_fp16 is not None and BACKENDS[name].takes_fp16
+        if offered and (precision == "fp16" or (precision == "auto" and BACKENDS[name].computes_fp16())):
+            chain.append(Candidate(name, half=True))
+        if not offered or precision != "fp16":
+            chain.append(Candidate(name))
+    return chain
 
 
 def available_cores() -> int:
@@ -142,4 +247,4 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-__all__ = ["BACKENDS", "OpenedEngine", "available_cores", "check_known_answers", "open_engine"]
+__all__ = ["ENGINES", "PRECISIONS", "OpenedEngine", "available_cores", "check_known_answers", "open_engine"]

@@ -37,20 +37,24 @@ class Codec:
         threads: int | None = None,
         limits: Limits = Limits(),
         coder: str = "auto",
+        precision: str = "auto",
     ) -> Codec:
         """Open a shipped bundle by name, or any by its folder.
 
         Args:
-            engine: back end of the networks; "auto" takes the best that works here.
+            engine: back end of the networks: "cpu", "cuda", "tensorrt" or "tensorrt-ep"; "auto" takes the best that
+                works here without building anything. See `engines.open`.
             threads: CPU threads of a network's run; None takes all cores.
             limits: what a stream may cost; see `Limits`.
             coder: which implementation of the range code, "constriction", "compiled" or "plain"; "auto" takes what
                 starts soonest, and what runs fastest once `warm` was called.
+            precision: "fp32" or "fp16" of networks that may run in FP16; "auto" takes FP16 where the back end computes
+                in it.
 
         Raises:
             BundleError, EngineError, UsageError: see `Bundle.open`, `open_engine` and `open_coder`.
         """
-        return cls(Model(Bundle.open(bundle), engine, threads, limits, coder))
+        return cls(Model(Bundle.open(bundle), engine, threads, limits, coder, precision))
 
     @property
     def bundle(self) -> Bundle:

@@ -29,17 +29,28 @@ _CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
 
 
 class EngineUse(NamedTuple):
-    """Which back end runs a graph, and why: "chosen", or what was wrong with those before it."""
+    """Which back end runs a graph, in which precision, and why: "chosen", or what was wrong with those before it."""
 
     role: str
     backend: str
     reason: str
+    precision: str = "fp32"
 
 
 class Model:
     """What encoder and decoder share. Engines open at their first use, or all at once by `open_all`."""
 
-    def __init__(self, bundle: Bundle, backend: str, threads: int | None, limits: Limits, coder: str = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str,
+        threads: int | None,
+        limits: Limits,
+        coder: str = "auto",
+        precision: str = "auto",
+        *,
+        may_build: bool = False,
+    ) -> None:
         """Read the tables of *bundle* and make its family.
 
         Raises:
@@ -49,7 +60,7 @@ class Model:
         if bundle.family not in FAMILIES:
             raise BundleError(f"bundle {bundle.name} is of family {bundle.family!r}; known: {', '.join(FAMILIES)}")
         self.bundle, self.limits = bundle, limits
-        self._backend, self._threads = backend, threads
+        self._engine, self._threads, self._precision, self._may_build = engine, threads, precision, may_build
         self._engines: dict[str, OpenedEngine] = {}
         self.tables = _read_tables(bundle)
         self._may_change_coder = coder == "auto"
@@ -58,7 +69,7 @@ class Model:
         self.family = FAMILIES[bundle.family](bundle.settings, self.tables, self.run, self.plane)
         self.costs = Costs()
         self._costs_path = (
-            cache_folder() / "costs" / f"{bundle.bundle_hash[:16]}-{backend}-{threads or 'all'}-threads.json"
+            cache_folder() / "costs" / f"{bundle.bundle_hash[:16]}-{engine}-{precision}-{threads or 'all'}-threads.json"
         )
         self.costs.load(self._costs_path)
 
@@ -80,7 +91,9 @@ class Model:
         """Return the engine of *role*, opened and proved."""
         if role not in self._engines:
             self._check_tiling(role)
-            self._engines[role] = open_engine(self.bundle, role, self._backend, self._threads)
+            self._engines[role] = open_engine(
+                self.bundle, role, self._engine, self._threads, self._precision, may_build=self._may_build
+            )
         return self._engines[role]
 
     def _check_tiling(self, role: str) -> None:
@@ -99,7 +112,9 @@ class Model:
 
     def engines_report(self) -> list[EngineUse]:
         """Return what runs each graph that was opened, in the order of opening."""
-        return [EngineUse(role, engine.backend, engine.reason) for role, engine in self._engines.items()]
+        return [
+            EngineUse(role, engine.backend, engine.reason, engine.precision) for role, engine in self._engines.items()
+        ]
 
     def prove(self, role: str) -> dict[str, float]:
         """Prove from its file that no engine can round in an exact graph; return log2 of each layer's largest sum.

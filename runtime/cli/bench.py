@@ -26,7 +26,7 @@ from engines.bundle import Bundle
 from engines.engine import Tensor
 from engines.open import available_cores
 from runtime.cli.console import print_object
-from runtime.cli.options import add_bundle, add_engine_options, add_json, positive_int
+from runtime.cli.options import add_bundle, add_engine_options, add_json, engine_options, positive_int
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
 from runtime.entropy.choose import CODERS
@@ -44,9 +44,11 @@ _CUTS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.04)  # shares of the stream, so th
 class TimedModel(Model):
     """A model that keeps how long each graph ran."""
 
-    def __init__(self, bundle: Bundle, backend: str, threads: int | None, coder: str = "auto") -> None:
+    def __init__(
+        self, bundle: Bundle, engine: str, threads: int | None, coder: str = "auto", precision: str = "auto"
+    ) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        super().__init__(bundle, backend, threads, Limits(), coder)
+        super().__init__(bundle, engine, threads, Limits(), coder, precision)
 
     def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep how long it took."""
@@ -75,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     image = synthetic_picture(*_SIZE) if arguments.picture is None else read_image(arguments.picture)
-    model = TimedModel(Bundle.open(arguments.bundle), arguments.engine, arguments.threads, arguments.coder)
+    model = TimedModel(Bundle.open(arguments.bundle), coder=arguments.coder, **engine_options(arguments))
     model.open_all()
     model.hurry()
     result = {

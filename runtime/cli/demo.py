@@ -21,7 +21,7 @@ from statistics import median
 from typing import NamedTuple
 
 from runtime.cli.console import note, print_object, print_table
-from runtime.cli.options import add_bundle, add_engine_options, add_json, positive_numbers
+from runtime.cli.options import add_bundle, add_engine_options, add_json, engine_options, positive_numbers
 from runtime.cli.samples import photographs
 from runtime.cli.strip import Panel, strip_of
 from runtime.codec import Codec
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show every picture, and print the table."""
     make_folder(arguments.out)
     rows = []
-    with Codec.open(arguments.bundle, arguments.engine, arguments.threads) as codec:
+    with Codec.open(arguments.bundle, **engine_options(arguments)) as codec:
         for name, original in _pictures(arguments.pictures):
             note(f"{name}: {original.shape[1]}x{original.shape[0]}")
             rows += show(codec, name, original, arguments.out, arguments.points, arguments.deadlines_ms)

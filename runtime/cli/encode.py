@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from runtime.cli.console import print_object, timed
-from runtime.cli.options import add_bundle, add_engine_options, add_json, add_output, byte_count
+from runtime.cli.options import add_bundle, add_engine_options, add_json, add_output, byte_count, engine_options
 from runtime.cli.streams import naming
 from runtime.codec import Codec
 from runtime.encoder import Encoding
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     with timed(ms, "read"):
         image = read_image(arguments.input)
     with timed(ms, "open"):
-        codec = Codec.open(arguments.bundle, arguments.engine, arguments.threads)
+        codec = Codec.open(arguments.bundle, **engine_options(arguments))
         codec.model.open_all()
     with naming(arguments.input):
         encoding = codec.encode(image)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypedDict
 
-from engines.open import BACKENDS, available_cores
+from engines.open import ENGINES, PRECISIONS, available_cores
 
 DEFAULT_BUNDLE = "dpict-edge"
 
@@ -16,14 +17,33 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add --engine and --threads."""
-    parser.add_argument("--engine", choices=BACKENDS, default="auto", help="back end of the networks (default: auto)")
+    """Add --engine, --precision and --threads."""
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="back end of the networks (default: auto)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of networks that may run in FP16 (default: auto, FP16 where the back end computes in it)",
+    )
     parser.add_argument(
         "--threads",
         type=positive_int,
         metavar="N",
         help=f"CPU threads of a network's run (default: all cores, here {available_cores()})",
     )
+
+
+class EngineOptions(TypedDict):
+    """What `Codec.open` and `Model` take of `add_engine_options`."""
+
+    engine: str
+    threads: int | None
+    precision: str
+
+
+def engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    """Return the values of `add_engine_options`."""
+    return EngineOptions(engine=arguments.engine, threads=arguments.threads, precision=arguments.precision)
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:

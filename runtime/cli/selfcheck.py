@@ -21,7 +21,7 @@ from engines.known_answers import check_known_answers, known_answers
 from engines.numpy_exact import NumpyExact
 from runtime.cli.coder_check import check_agreement, check_coder
 from runtime.cli.console import print_object
-from runtime.cli.options import add_engine_options, add_json
+from runtime.cli.options import add_engine_options, add_json, engine_options
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
 from runtime.entropy.tables import Tables
@@ -30,7 +30,7 @@ from runtime.model import EngineUse, Model
 from runtime.picture import Image, image_from_tensor, tensor_from_image
 from runtime.stream import Limits
 
-FREE_TOLERANCE = 1e-3  # of a free graph's range of outputs
+FREE_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2}  # of a free graph's range of outputs
 _WIDTH, _HEIGHT = 200, 136
 
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run all checks and print them."""
     checks = [_checked("coder: golden words", check_coder), _checked("coder: agreement", check_agreement)]
     for name in arguments.bundles or shipped_bundles():
-        checks += check_bundle(name, arguments.engine, arguments.threads)
+        checks += check_bundle(name, **engine_options(arguments))
     ok = all(check.ok for check in checks)
     if arguments.json:
         print_object({"ok": ok, "checks": [dataclasses.asdict(check) for check in checks]})
@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
-def check_bundle(name: str, backend: str = "auto", threads: int | None = None) -> Iterator[Check]:
+def check_bundle(
+    name: str, engine: str = "auto", threads: int | None = None, precision: str = "auto"
+) -> Iterator[Check]:
     """Yield the checks of one bundle; after one that everything rests on has failed, no more."""
     opened: list[Bundle] = []
     models: list[Model] = []
@@ -76,7 +78,7 @@ def check_bundle(name: str, backend: str = "auto", threads: int | None = None) -
         return f"version {opened[0].version}, exact_id {opened[0].exact_id.hex()}"
 
     def open_tables() -> str:
-        models.append(Model(opened[0], backend, threads, Limits()))
+        models.append(Model(opened[0], engine, threads, Limits(), precision=precision))
         return _described(models[0].tables)
 
     yield _checked(f"{name}: hashes", open_bundle)
@@ -107,7 +109,7 @@ def check_graph(model: Model, spec: GraphSpec) -> str:
     if spec.exact:
         return f"bit-identical on {engine.backend}"
     share = difference / _output_range(model.bundle, spec)
-    if not share <= FREE_TOLERANCE:
+    if not share <= FREE_TOLERANCE[engine.precision]:
         raise EngineError(f"outputs differ from the known answers by {share:.2g} of their range on {engine.backend}")
     return f"within {share:.2g} of its range on {engine.backend}"
 
@@ -143,7 +145,8 @@ def described_engines(uses: list[EngineUse]) -> str:
     """Return which back end runs which graphs; the reason too where it is not the one that was chosen."""
     graphs: dict[str, list[str]] = {}
     for use in uses:
-        engine = use.backend if use.reason == "chosen" else f"{use.backend} ({use.reason})"
+        where = use.backend if use.precision == "fp32" else f"{use.backend} in FP16"
+        engine = where if use.reason == "chosen" else f"{where} ({use.reason})"
         graphs.setdefault(engine, []).append(use.role)
     return "; ".join(f"{', '.join(roles)} on {engine}" for engine, roles in graphs.items())
 

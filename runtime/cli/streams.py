@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engines.bundle import Bundle, shipped_bundles
+from runtime.cli.options import engine_options
 from runtime.codec import Codec
 from runtime.errors import DataError, Incomplete, LimitExceeded, ModelMismatch, StreamError
 from runtime.model import Model
@@ -43,12 +44,12 @@ def open_codec(header: Header, arguments: argparse.Namespace) -> Codec:
         BundleError, EngineError: see `Codec.open`.
     """
     if arguments.bundle is not None:
-        return Codec.open(arguments.bundle, arguments.engine, arguments.threads)
+        return Codec.open(arguments.bundle, **engine_options(arguments))
     found = []
     for name in shipped_bundles():
         bundle = Bundle.open(name)
         if bundle.exact_id == header.exact_id:
-            return Codec(Model(bundle, arguments.engine, arguments.threads, Limits()))
+            return Codec(Model(bundle, limits=Limits(), **engine_options(arguments)))
         found.append(f"{name} has {bundle.exact_id.hex()}")
     raise ModelMismatch(
         f"the stream needs a bundle with exact_id {header.exact_id.hex()}; {', '.join(found) or 'none is installed'}; "

@@ -18,9 +18,9 @@ class BundleCodec:
         self.name = name
 
     @classmethod
-    def open(cls, bundle: str, engine: str, threads: int | None) -> BundleCodec:
+    def open(cls, bundle: str, engine: str, threads: int | None, precision: str = "auto") -> BundleCodec:
         """Open a shipped bundle by name or any by its folder, whose name it then bears; errors as of `Codec.open`."""
-        return cls(Codec.open(bundle, engine, threads), Path(bundle).resolve().name)
+        return cls(Codec.open(bundle, engine, threads, precision=precision), Path(bundle).resolve().name)
 
     def encode(self, image: Image) -> bytes:
         """Encode *image*, uint8 (H, W, 3) or (H, W)."""

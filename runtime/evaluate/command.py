@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli.console import print_object, print_table
-from runtime.cli.options import add_engine_options, add_json, positive_numbers
+from runtime.cli.options import add_engine_options, add_json, engine_options, positive_numbers
 from runtime.errors import UsageError
 from runtime.evaluate.bundles import BundleCodec
 from runtime.evaluate.curves import read_curves
@@ -117,7 +117,7 @@ def _run_rd(arguments: argparse.Namespace) -> int:
 
 
 def _open_bundle(name: str, arguments: argparse.Namespace, stack: ExitStack) -> BundleCodec:
-    codec = BundleCodec.open(name, arguments.engine, arguments.threads)
+    codec = BundleCodec.open(name, **engine_options(arguments))
     stack.callback(codec.close)
     return codec
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from bundles import unpacked
 
 from engines import open as opening
+from engines.backends import OpenSettings
 from engines.bundle import Bundle, GraphSpec
 from engines.engine import Engine, Tensor
 from engines.errors import EngineError
@@ -49,17 +51,20 @@ class Doctored:
 def doctor(monkeypatch: pytest.MonkeyPatch) -> Doctor:
     """Gives a back end a fault, for exact graphs or all; returns the engines that will have been opened."""
 
-    def put(fault: str, backend: str = "onnxruntime-cpu", *, free: bool = False) -> list[Doctored]:
+    def put(fault: str, backend: str = "cpu", *, free: bool = False) -> list[Doctored]:
         opened: list[Doctored] = []
 
-        def opener(model: bytes, spec: GraphSpec, threads: int) -> Engine:
+        def opener(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine:
             if not spec.exact and not free:
-                return OnnxRuntimeCpu(model, spec, threads)
-            opened.append(Doctored(model, spec, threads, fault, backend))
+                return OnnxRuntimeCpu(model, spec, settings.threads)
+            opened.append(Doctored(model, spec, settings.threads, fault, backend))
             return opened[-1]
 
-        monkeypatch.setattr(opening, "OPENERS", {**opening.OPENERS, backend: opener})
-        monkeypatch.setattr(opening, "BACKENDS", (*opening.BACKENDS, backend))
+        like = opening.BACKENDS["cpu" if backend == "accelerator" else backend]
+        accelerator = backend == "accelerator"
+        made = replace(like, name=backend, open=opener, accelerator=accelerator, computes_fp16=lambda: accelerator)
+        monkeypatch.setattr(opening, "BACKENDS", {**opening.BACKENDS, backend: made})
+        monkeypatch.setattr(opening, "ENGINES", (*opening.ENGINES, backend))
         return opened
 
     return put
@@ -84,7 +89,7 @@ def assert_right(engine: OpenedEngine, bundle: Bundle) -> None:
 def test_sound_engine_is_the_chosen_one(bundle: Bundle) -> None:
     """Nothing is replaced without a reason."""
     engine = open_engine(bundle, "h_s", threads=1)
-    assert (engine.backend, engine.reason) == ("onnxruntime-cpu", "chosen")
+    assert (engine.backend, engine.reason) == ("cpu", "chosen")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ def test_faulty_onnx_runtime_gives_way_to_integers(doctor: Doctor, bundle: Bundl
     opened = doctor(fault)
     engine = open_engine(bundle, "h_s", threads=1)
     assert engine.backend == "numpy-int64"
-    assert engine.reason.startswith("instead of onnxruntime-cpu: ") and reason in engine.reason
+    assert engine.reason.startswith("instead of cpu: ") and reason in engine.reason
     assert all(one.closed for one in opened)
     assert_right(engine, bundle)
 
@@ -104,7 +109,7 @@ def test_faulty_accelerator_gives_way_to_onnx_runtime(doctor: Doctor, bundle: Bu
     """The next one of the chain is the CPU's, not the slow reference."""
     opened = doctor("bits", "accelerator")
     engine = open_engine(bundle, "h_s", "accelerator", threads=1)
-    assert engine.backend == "onnxruntime-cpu"
+    assert engine.backend == "cpu"
     assert engine.reason.startswith("instead of accelerator: ") and opened[0].closed
     assert_right(engine, bundle)
 
@@ -115,17 +120,17 @@ def test_both_faults_are_told(doctor: Doctor, bundle: Bundle) -> None:
     doctor("open")
     engine = open_engine(bundle, "h_s", "accelerator", threads=1)
     assert engine.backend == "numpy-int64"
-    assert "accelerator: graph 'h_s'" in engine.reason and "onnxruntime-cpu: graph 'h_s'" in engine.reason
+    assert "accelerator: graph 'h_s'" in engine.reason and "cpu: graph 'h_s'" in engine.reason
 
 
 def test_engine_that_fails_later_gives_way_where_another_succeeds(doctor: Doctor, bundle: Bundle) -> None:
     """The run that fails is answered all the same, and those after it."""
     opened = doctor("late")
     engine = open_engine(bundle, "h_s", threads=1)
-    assert engine.backend == "onnxruntime-cpu"
+    assert engine.backend == "cpu"
     engine.run(z_of(bundle, 3, 3))
     assert_right(engine, bundle)
-    assert (engine.backend, engine.reason) == ("numpy-int64", "instead of onnxruntime-cpu: the device is gone")
+    assert (engine.backend, engine.reason) == ("numpy-int64", "instead of cpu: the device is gone")
     assert opened[0].closed
     assert_right(engine, bundle)
 
@@ -135,7 +140,7 @@ def test_wrong_call_replaces_nothing(bundle: Bundle) -> None:
     engine = open_engine(bundle, "h_s", threads=1)
     with pytest.raises(EngineError, match="takes 1 inputs"):
         engine.run()
-    assert (engine.backend, engine.reason) == ("onnxruntime-cpu", "chosen")
+    assert (engine.backend, engine.reason) == ("cpu", "chosen")
 
 
 @pytest.mark.parametrize("fault", ["open", "run"])
@@ -152,7 +157,7 @@ def test_nothing_left_is_an_error_that_names_all(
     """If not even integers give the known answers, the bundle is at fault."""
     doctor("bits")
     doctor("bits", "numpy-int64")
-    with pytest.raises(EngineError, match=r"onnxruntime-cpu: .* other bits .*numpy-int64: .* other bits"):
+    with pytest.raises(EngineError, match=r"cpu: .* other bits .*numpy-int64: .* other bits"):
         open_engine(bundle, "h_s", threads=1)
 
 
@@ -174,7 +179,7 @@ def test_selfcheck_shows_what_fell_back(doctor: Doctor, capsys: pytest.CaptureFi
     doctor("bits")
     assert main(["selfcheck", "dpict-edge", "--threads", "1", "--json"]) == 0
     checks = {check["name"]: check["detail"] for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert "h_s on numpy-int64 (instead of onnxruntime-cpu: " in checks["dpict-edge: engines"]
+    assert "h_s on numpy-int64 (instead of cpu: " in checks["dpict-edge: engines"]
     assert "numpy-int64" in checks["dpict-edge: graph h_s"]
 
 

@@ -137,8 +137,8 @@ def watch(name, *rest):
         found.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
     return original(name, *rest)
 builtins.__import__ = watch
-from engines.onnxruntime_cpu import _import_onnxruntime
-_import_onnxruntime()
+from engines.onnxruntime_session import import_onnxruntime
+import_onnxruntime()
 print(found)
 """
     assert run(homes, code).stdout.strip() == "['1']"

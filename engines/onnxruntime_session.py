@@ -1,0 +1,85 @@
+"""A session of ONNX Runtime as an engine: opened by settings, with the library's ways of hiding failures closed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from engines.engine import Tensor, check_inputs, check_ports
+from engines.errors import EngineError
+from engines.manifest import GraphSpec
+from engines.onnxruntime_options import CPU, SessionSettings
+
+
+def import_onnxruntime() -> Any:
+    """Return the module; from 1.29 on it would otherwise report to its maker and write below the home folder."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before the import
+    import onnxruntime
+
+    return onnxruntime
+
+
+class OnnxRuntimeEngine:
+    """An engine of one graph; see `engines.engine.Engine`."""
+
+    backend = "cpu"
+
+    def __init__(self, model: bytes, spec: GraphSpec, settings: SessionSettings) -> None:
+        """Open *model*.
+
+        Raises:
+            EngineError: ONNX Runtime cannot load the graph or the provider, or its tensors are not those of *spec*.
+        """
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, settings.optimisation)
+        for key, value in settings.entries.items():
+            options.add_session_config_entry(key, value)
+        wanted = settings.providers[0][0]
+        providers = [(name, dict(chosen)) for name, chosen in settings.providers]
+        if wanted != CPU:
+            _load_libraries(ort)
+        try:
+            self._session = ort.InferenceSession(model, options, providers=providers)
+        except Exception as fault:  # the binding's exceptions share no base class
+            raise EngineError(f"graph {spec.role!r} cannot be opened by ONNX Runtime: {fault}") from fault
+        # A provider whose libraries are missing is left out without an error.
+        active = self._session.get_providers()
+        if not active or active[0] != wanted:
+            raise EngineError(f"graph {spec.role!r}: ONNX Runtime left out {wanted} and would use {', '.join(active)}")
+        # Nor must a run that fails be repeated elsewhere without a word.
+        self._session.disable_fallback()
+        check_ports(
+            spec,
+            [one.name for one in self._session.get_inputs()],
+            [one.name for one in self._session.get_outputs()],
+        )
+        self._spec = spec
+
+    def run(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """Run the graph; see `Engine.run`."""
+        check_inputs(self._spec, inputs)
+        try:
+            outputs: Sequence[Tensor] = self._session.run(None, dict(zip(self._spec.inputs, inputs, strict=True)))
+        except Exception as fault:  # as above
+            raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
+        return outputs
+
+    def close(self) -> None:
+        """Free the session."""
+        del self._session
+
+
+def _load_libraries(ort: Any) -> None:
+    """Load CUDA's libraries from Python packages, if they come from there; the loader's remarks are of no use."""
+    preload = getattr(ort, "preload_dlls", None)  # since 1.21
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            preload()
