@@ -160,6 +160,8 @@ class PlanCache:
     def complete(self, key: PlanKey, facts: Mapping[str, Any]) -> None:
         """Note that a library has put into its folder what belongs to *key*."""
         files = sorted(path for path in (self.folder / key.digest).rglob("*") if path.is_file())
+        for path in files:
+            path.chmod(0o600)  # whatever the library and the user's umask made of it
         self._write_side_car(key, [str(path.relative_to(self.folder)) for path in files], facts)
 
     def load_timing(self, key: PlanKey) -> bytes | None:
@@ -226,7 +228,7 @@ class PlanCache:
             return {}
         files = {}
         for name, digest in content["files"].items():
-            if name != f"{key.digest}.plan" and not name.startswith(f"{key.digest}/"):
+            if name != f"{key.digest}.plan" and (not name.startswith(f"{key.digest}/") or ".." in name.split("/")):
                 return {}
             file = self._read(name)
             if file is None or hashlib.sha256(file).hexdigest() != digest:
@@ -254,14 +256,19 @@ class PlanCache:
         return (self.folder / name).is_file()
 
     def _exists(self) -> bool:
-        """True if the folder is there; it must be the user's alone then, and so must the one that holds it."""
+        """True if the folder is there; it must be the user's alone then.
+
+        Who may write to the folder above could put another one in its place, but none that belongs to the user.
+        """
         try:
-            _check_own(self.folder.lstat(), self.folder)
-            _check_own(self.folder.parent.stat(), self.folder.parent)
+            status = self.folder.lstat()
         except FileNotFoundError:
             return False
         except OSError as fault:
             raise EngineError(f"{self.folder}: {fault.strerror}") from fault
+        _check_own(status, self.folder)
+        if not stat.S_ISDIR(status.st_mode):
+            raise EngineError(f"{self.folder} is not a folder")
         return True
 
     def _make_folder(self) -> None:
@@ -286,13 +293,17 @@ class PlanCache:
             return file.read()
 
     def _write(self, name: str, content: bytes) -> None:
+        partial = None
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
+                partial = Path(file.name)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(file.name, self.folder / name)
+            os.replace(partial, self.folder / name)
         except OSError as fault:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
             raise EngineError(f"{self.folder / name}: {fault.strerror}") from fault
 
 

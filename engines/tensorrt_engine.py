@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engines.cuda_driver import Buffer, Context, Device, Driver, Graph
+from engines.cuda_driver import Buffer, Context, Driver, Graph
 from engines.engine import Engine, Tensor, check_inputs
 from engines.errors import EngineError, NotPrepared
 from engines.manifest import GraphSpec
@@ -65,14 +65,18 @@ class TensorrtEngine:
         """
         self._model, self._spec, self._threads, self._trt = model, spec, threads, trt
         self._cache, self._may_build, self._progress = cache, may_build, progress
-        self._device: Device = driver.device()
-        self._context = Context(driver, self._device.index)
-        self._context.use()
-        self._log = error_log(trt)
-        self._runtime = open_runtime(trt, self._log)
-        self._stream = self._context.stream()
+        device = driver.device()
         library = f"tensorrt {trt.__version__}"
-        self._key = PlanKey.of(self.backend, model, spec, library, self._device, build_flags(spec))
+        self._key = PlanKey.of(self.backend, model, spec, library, device, build_flags(spec))
+        self._log = error_log(trt)
+        self._context = Context(driver, device.index)
+        try:
+            self._context.use()
+            self._runtime = open_runtime(trt, self._log)
+            self._stream = self._context.stream()
+        except EngineError:
+            self._context.close()
+            raise
         self._fixed = {port.name: port.shape for port in read_graph(model).inputs}
         self._plans: dict[str, CudaEngine] = {}
         self._ready: dict[tuple[Shape, ...], _Ready] = {}

@@ -148,6 +148,7 @@ def make_tensorrt(version: str, cuda: Any, *, faults: Sequence[str] = ()) -> Any
             return SimpleNamespace(name=self.outputs[index])
 
     log: Any = None
+    runtime_log: Any = None
 
     class Builder:
         def __init__(self, logger: Any) -> None:
@@ -240,11 +241,11 @@ def make_tensorrt(version: str, cuda: Any, *, faults: Sequence[str] = ()) -> Any
             names = (*self._head["in"], *self._head["out"])
             capturing = stream_handle in cuda._capturing
             if "execute" in faults or set(names) - set(self._addresses):
-                log.complain("enqueueV3: illegal memory access")
+                runtime_log.complain("enqueueV3: illegal memory access")
                 return False
             state = tuple(sorted(self._addresses.items()))
             if capturing and ("capture" in faults or self._warm != state):
-                log.complain("operation not permitted when stream is capturing")
+                runtime_log.complain("operation not permitted when stream is capturing")
                 return False
             self._warm = state
             cuda.enqueue(stream_handle, self._run)
@@ -281,16 +282,16 @@ def make_tensorrt(version: str, cuda: Any, *, faults: Sequence[str] = ()) -> Any
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
-            nonlocal log
-            log = logger
+            nonlocal runtime_log
+            runtime_log = logger
             if "runtime" in faults:
-                log.complain("CUDA initialization failure with error: 35")
+                runtime_log.complain("CUDA initialization failure with error: 35")
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
             assert "runtime" not in faults, "a real one would have crashed the process"
             head, _, model = bytes(serialized_engine).removeprefix(_MAGIC).partition(b"\n")
             if "deserialize" in faults or json.loads(head)["version"] != version:
-                log.complain("the engine plan file is not compatible with this version of TensorRT")
+                runtime_log.complain("the engine plan file is not compatible with this version of TensorRT")
                 return None
             record.append(("load", json.loads(head)["profile"]))
             return Engine(json.loads(head), model)
