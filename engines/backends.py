@@ -45,6 +45,7 @@ class Backend:
         open: opens a graph from its ONNX file.
         computes_fp16: returns whether FP16 graphs gain anything on it.
         takes_fp16: it obeys the types of an FP16 graph.
+        takes_exact: exact graphs can run on it.
         accelerator: it is not the CPU, and has to prove itself against it.
         has_plans: it runs sizes for which a plan was built, and no others.
     """
@@ -57,6 +58,7 @@ class Backend:
     accelerator: bool = True
     has_plans: bool = False
     takes_fp16: bool = True
+    takes_exact: bool = True
 
 
 def _open_cpu(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine:
@@ -127,6 +129,7 @@ _ALL = (
         _never,
         has_plans=True,
         takes_fp16=False,
+        takes_exact=False,
     ),
     Backend("tensorrt", "TensorRT", tensorrt_missing, _open_tensorrt, _gpu_computes_fp16, has_plans=True),
     Backend("numpy-int64", "numpy, 64-bit integers", _nothing_missing, _open_numpy, _never, accelerator=False),

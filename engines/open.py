@@ -72,6 +72,15 @@ class OpenedEngine:
         self._instead: OpenedEngine | None = None  # for sizes without a plan
         self._open_first()
 
+    @classmethod
+    def only(cls, bundle: Bundle, role: str, backend: str, threads: int) -> OpenedEngine:
+        """Open a graph on one back end, with no other to fall back on.
+
+        Raises:
+            BundleError, EngineError: see above.
+        """
+        return cls(bundle, bundle.graphs[role], [Candidate(backend)], OpenSettings(threads))
+
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`. An engine that fails where a later one succeeds gives way to it for good."""
         try:

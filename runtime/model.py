@@ -15,6 +15,7 @@ from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
 from engines.tiles import run_in_tiles
+from engines.tensorrt_builder import Progress
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import Tables
@@ -50,8 +51,9 @@ class Model:
         precision: str = "auto",
         *,
         may_build: bool = False,
+        progress: Progress | None = None,
     ) -> None:
-        """Read the tables of *bundle* and make its family.
+        """Read the tables of *bundle* and make its family; for the rest see `engines.open.open_engine`.
 
         Raises:
             BundleError: the family is unknown, or tables or settings are not as it needs them.
@@ -60,7 +62,8 @@ class Model:
         if bundle.family not in FAMILIES:
             raise BundleError(f"bundle {bundle.name} is of family {bundle.family!r}; known: {', '.join(FAMILIES)}")
         self.bundle, self.limits = bundle, limits
-        self._engine, self._threads, self._precision, self._may_build = engine, threads, precision, may_build
+        self._engine, self._threads, self._precision = engine, threads, precision
+        self._may_build, self._progress = may_build, progress
         self._engines: dict[str, OpenedEngine] = {}
         self.tables = _read_tables(bundle)
         self._may_change_coder = coder == "auto"
@@ -92,7 +95,13 @@ class Model:
         if role not in self._engines:
             self._check_tiling(role)
             self._engines[role] = open_engine(
-                self.bundle, role, self._engine, self._threads, self._precision, may_build=self._may_build
+                self.bundle,
+                role,
+                self._engine,
+                self._threads,
+                self._precision,
+                may_build=self._may_build,
+                progress=self._progress,
             )
         return self._engines[role]
 

@@ -1,13 +1,20 @@
-"""What many tests share: photographs, the shipped codec and a stream of it, and a cache folder of their own."""
+"""What many tests share: photographs, the shipped codec and a stream of it, a cache folder of their own, and doubles of
+libraries that need a GPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines import backends, cuda_driver, onnxruntime_gpu, onnxruntime_session, tensorrt_api
 from runtime.cli.samples import photographs as photographs_of_skimage
 from runtime.codec import Codec
 
@@ -37,3 +44,67 @@ def codec(own_cache: None) -> Iterator[Codec]:
 def stream(codec: Codec, photographs: dict[str, NDArray[np.uint8]]) -> bytes:
     """The stream of `photographs["chelsea"]`, 451x300; its body has several frames."""
     return codec.encode(photographs["chelsea"]).stream
+
+
+@pytest.fixture(scope="session")
+def doubles() -> Callable[[str], ModuleType]:
+    """Return a module of `doubles` by its name."""
+    loaded: dict[str, ModuleType] = {}
+
+    def get(name: str) -> ModuleType:
+        if name not in loaded:
+            loaded[name] = _load(Path(__file__).parent / "doubles" / f"{name}.py")
+        return loaded[name]
+
+    return get
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CUTOFF_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def gpu(doubles: Callable[[str], ModuleType], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A GPU that is made up, as the one of this process."""
+    fake = doubles("cuda").FakeCuda()
+    monkeypatch.setattr(cuda_driver, "_opened", [cuda_driver.Driver(fake)])
+    return fake
+
+
+@pytest.fixture
+def tensorrt(gpu: Any, doubles: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Install a TensorRT of a version, with faults."""
+
+    def install(version: str = "10.3.0", **options: Any) -> Any:
+        module = doubles("tensorrt").make_tensorrt(version, gpu, **options)
+        for place in (tensorrt_api, backends):
+            monkeypatch.setattr(place, "import_tensorrt", lambda: module)
+        return module
+
+    return install
+
+
+@pytest.fixture
+def onnxruntime(gpu: Any, doubles: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Install an ONNX Runtime with providers for GPUs."""
+
+    def install(*arguments: Any, **options: Any) -> Any:
+        module = doubles("onnxruntime").make_onnxruntime(*arguments, **options)
+        for place in (onnxruntime_session, onnxruntime_gpu):
+            monkeypatch.setattr(place, "import_onnxruntime", lambda: module)
+        return module
+
+    return install
+
+
+def _load(path: Path) -> ModuleType:
+    """Import a file beside the tests, which are no packages."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

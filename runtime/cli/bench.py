@@ -26,6 +26,7 @@ from engines.bundle import Bundle
 from engines.engine import Tensor
 from engines.open import available_cores
 from runtime.cli.console import print_object
+from runtime.cli.exercise import exercise
 from runtime.cli.options import add_bundle, add_engine_options, add_json, engine_options, positive_int
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
@@ -38,7 +39,6 @@ from runtime.stream import Header, Limits
 
 _WARM_RUNS = 2
 _SIZE = 768, 512  # of the synthetic picture
-_CUTS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.04)  # shares of the stream, so that every postprocessing network runs
 
 
 class TimedModel(Model):
@@ -111,7 +111,8 @@ def measure(model: TimedModel, image: Image, repeats: int) -> dict[str, Any]:
         decode_s, decode_entropy_s = _timed_decode(codec, stream)
         runs.append((timings["total"] / 1000, timings["entropy"] / 1000, decode_s, decode_entropy_s))
     encode_s, encode_entropy_s, decode_s, decode_entropy_s = (median(column) for column in zip(*runs, strict=True))
-    _run_other_networks(codec, stream)
+    for _ in range(3):
+        exercise(codec, image)  # networks that a whole stream does not need
     header = Header.from_bytes(stream, model.limits)
     code_bits = 8 * (header.head_bytes + header.body_bytes)
     return {
@@ -157,16 +158,6 @@ def _timed_decode(codec: Codec, stream: bytes) -> tuple[float, float]:
     decoder.finish()
     finished = time.perf_counter()
     return (fed - started) + (finished - finishing), fed - started - networks_s
-
-
-def _run_other_networks(codec: Codec, stream: bytes) -> None:
-    """Decode prefixes, so that networks run which a whole stream does not need."""
-    for _ in range(3):
-        for share in _CUTS:
-            decoder = codec.decoder()
-            decoder.feed(stream[: int(share * len(stream))])
-            if decoder.preview() is not None:
-                decoder.finish()
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,9 +17,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(
+    parser: argparse.ArgumentParser, engines: Sequence[str] = ENGINES, default: str = "auto"
+) -> None:
     """Add --engine, --precision and --threads."""
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="back end of the networks (default: auto)")
+    parser.add_argument(
+        "--engine", choices=engines, default=default, help=f"back end of the networks (default: {default})"
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,

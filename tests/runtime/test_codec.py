@@ -79,7 +79,7 @@ def test_unknown_bundle_is_refused_with_what_there_is() -> None:
 def test_unknown_engine_is_refused_with_what_there_is(golden_folder: Path) -> None:
     """The error lists the back ends."""
     codec = Codec.open(golden_folder / "tiny", engine="abacus")
-    with pytest.raises(UsageError, match=r"engine 'abacus' is unknown; there are auto, onnxruntime-cpu"):
+    with pytest.raises(UsageError, match=r"engine 'abacus' is unknown; there are auto, cpu, cuda"):
         codec.encode(np.zeros((8, 8), np.uint8))
 
 
