@@ -17,7 +17,7 @@ from engines.onnxruntime_options import CUDA, TENSORRT, cuda_settings, tensorrt_
 from engines.onnxruntime_session import OnnxRuntimeEngine, import_onnxruntime
 from engines.plan_cache import PlanCache, PlanKey, described_shapes
 
-_MOST_SESSIONS = 8
+_MOST_SESSIONS = 16
 
 
 class OnnxRuntimeCuda(OnnxRuntimeEngine):

@@ -34,7 +34,7 @@ from engines.tensorrt_api import (
 )
 from engines.tensorrt_builder import Progress, build_flags, build_plan
 
-_MOST_SIZES = 8  # that are kept ready, with their buffers
+_MOST_SIZES = 16  # that are kept ready, with their buffers; a large picture in tiles has up to nine
 _SMALLEST_RANGE = 64
 
 

@@ -43,7 +43,7 @@ def test_without_cuda_it_says_so() -> None:
 
 @pytest.mark.parametrize("role", ["g_a", "h_a", "h_s", "g_s", "preview"])
 def test_torch_as_a_stand_in_gives_what_the_engine_gives(script: ModuleType, role: str) -> None:
-    """Exact graphs to the bit, the others to rounding, in FP16 too."""
+    """Exact graphs to the bit, the others to rounding, one in FP16 too."""
     pytest.importorskip("torch", reason="torch is not installed (extra: export)")
     bundle = Bundle.open("dpict-edge")
     spec = bundle.graphs[role]
@@ -51,7 +51,7 @@ def test_torch_as_a_stand_in_gives_what_the_engine_gives(script: ModuleType, rol
     generator = np.random.default_rng(0)
     inputs: list[Tensor] = []
     for name in spec.inputs:
-        side = 64 if name == "x" else 8
+        side = 64 if name == "x" else 4
         shape = (1, channels.get(name, bundle.settings["y_channels"]), side, side)
         inputs.append(generator.integers(0, 4, shape).astype(np.float32) / (1 if spec.exact else 4))
     content = bundle.read(spec.file)
@@ -60,7 +60,8 @@ def test_torch_as_a_stand_in_gives_what_the_engine_gives(script: ModuleType, rol
     if spec.exact:
         assert all(map(np.array_equal, found, expected))
         return
-    half = script.TorchGraph(half_graph(content, ()), spec, "cpu").run(*inputs)
     scale = np.abs(expected[0]).max()
     assert np.abs(found[0] - expected[0]).max() < 1e-4 * scale
-    assert 0 < np.abs(half[0] - expected[0]).max() < 1e-2 * scale
+    if role == "preview":  # the others take long: a CPU has no FP16
+        half = script.TorchGraph(half_graph(content, ()), spec, "cpu").run(*inputs)
+        assert 0 < np.abs(half[0] - expected[0]).max() < 1e-2 * scale

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import cuda_driver, tensorrt_api
+from engines import cuda_driver, tensorrt_api, tensorrt_engine
 from engines.bundle import Bundle, GraphSpec
 from engines.errors import EngineError, NotPrepared
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
@@ -105,9 +105,14 @@ def test_plan_that_cannot_be_captured_runs_all_the_same(
 
 
 def test_sizes_have_plans_and_buffers_of_their_own(
-    tensorrt: Install, make: Callable[..., TensorrtEngine], bundle: Bundle, gpu: Any
+    tensorrt: Install,
+    make: Callable[..., TensorrtEngine],
+    bundle: Bundle,
+    gpu: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A free graph is built for each size; going back and forth gives the right results; few sizes stay ready."""
+    monkeypatch.setattr(tensorrt_engine, "_MOST_SIZES", 8)
     module = tensorrt()
     engine = make(module)
     sizes = [np.resize(Y, (1, 8, 4 * h, 4 * w)).astype(np.float32) for h in (1, 2, 3) for w in (1, 2, 3, 4)]
