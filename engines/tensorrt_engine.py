@@ -105,7 +105,9 @@ class TensorrtEngine:
         for ready in self._ready.values():
             ready.close()
         self._ready.clear()
+        # The library's objects free device memory, so they go before the context does.
         self._plans.clear()
+        del self._runtime
         self._stream.close()
         self._context.close()
 

@@ -29,6 +29,7 @@ NOT_WITH_RUNTIME = (
     "rich",
     "onnx",
     "onnxruntime",
+    "tensorrt",
     "skimage",
     "scipy",
     "imagecodecs",
