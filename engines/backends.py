@@ -1,4 +1,4 @@
-"""The back ends that there are: what each needs, and how it opens a graph."""
+"""The back ends that there are: what each needs, and how it opens a graph. GPU code is imported when asked for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engines.cuda_driver import open_driver
-from engines.engine import Engine
+from engines.engine import Engine, Progress
 from engines.errors import EngineError
 from engines.manifest import GraphSpec
 from engines.numpy_exact import NumpyExact
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
-from engines.onnxruntime_gpu import OnnxRuntimeCuda, OnnxRuntimeTensorrt, provider_missing
 from engines.onnxruntime_options import CUDA, TENSORRT
 from engines.plan_cache import PlanCache
-from engines.tensorrt_api import import_tensorrt, tensorrt_missing
-from engines.tensorrt_builder import Progress
-from engines.tensorrt_engine import TensorrtEngine
 
 
 @dataclass(frozen=True)
@@ -70,15 +66,22 @@ def _open_numpy(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine
 
 
 def _open_cuda(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine:
+    from engines.onnxruntime_gpu import OnnxRuntimeCuda
+
     return OnnxRuntimeCuda(model, spec, settings.threads)
 
 
 def _open_tensorrt_provider(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine:
+    from engines.onnxruntime_gpu import OnnxRuntimeTensorrt
+
     device = open_driver().device()
     return OnnxRuntimeTensorrt(model, spec, settings.threads, device, PlanCache(), may_build=settings.may_build)
 
 
 def _open_tensorrt(model: bytes, spec: GraphSpec, settings: OpenSettings) -> Engine:
+    from engines.tensorrt_api import import_tensorrt
+    from engines.tensorrt_engine import TensorrtEngine
+
     driver = open_driver()
     return TensorrtEngine(
         model,
@@ -102,9 +105,17 @@ def _provider_missing(provider: str) -> Callable[[], str | None]:
             open_driver()
         except EngineError as fault:
             return str(fault)
+        from engines.onnxruntime_gpu import provider_missing
+
         return provider_missing(provider)
 
     return missing
+
+
+def _tensorrt_missing() -> str | None:
+    from engines.tensorrt_api import tensorrt_missing
+
+    return tensorrt_missing()
 
 
 def _gpu_computes_fp16() -> bool:
@@ -131,7 +142,7 @@ _ALL = (
         takes_fp16=False,
         takes_exact=False,
     ),
-    Backend("tensorrt", "TensorRT", tensorrt_missing, _open_tensorrt, _gpu_computes_fp16, has_plans=True),
+    Backend("tensorrt", "TensorRT", _tensorrt_missing, _open_tensorrt, _gpu_computes_fp16, has_plans=True),
     Backend("numpy-int64", "numpy, 64-bit integers", _nothing_missing, _open_numpy, _never, accelerator=False),
 )
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in _ALL}

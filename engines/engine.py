@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from engines.errors import EngineError
 from engines.manifest import GraphSpec
 
 Tensor = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]  # of building a plan: phase, steps done, steps in all
 
 
 class Engine(Protocol):

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 
 from engines.backends import BACKENDS, ENGINES, EXACT_ONLY, PRECISIONS, Backend, OpenSettings
 from engines.bundle import Bundle, GraphSpec
-from engines.engine import Engine, Tensor
+from engines.engine import Engine, Progress, Tensor
 from engines.errors import BundleError, EngineError, NotPrepared, UsageError
 from engines.half import half_graph
 from engines.known_answers import check_known_answers, known_answers
 from engines.onnx_file import read_graph
 from engines.plan_cache import PlanCache
 from engines.proving import check_close, prove_size
-from engines.tensorrt_builder import Progress
 
 _CPU = "cpu"
 _CHOSEN = "chosen"

@@ -7,10 +7,10 @@ are timed, so two builds may differ in the last bits: exact graphs prove themsel
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engines.engine import Progress
 from engines.errors import EngineError
 from engines.manifest import GraphSpec
 from engines.plan_cache import Profile
@@ -28,8 +28,6 @@ from engines.tensorrt_api import (
 
 WORKSPACE_BYTES = 1 << 30  # on Jetson it is taken from the memory that the CPU uses too
 LEVEL = 3  # TensorRT's own default; 5 tries several times as long
-
-Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 
 
 @dataclass(frozen=True)

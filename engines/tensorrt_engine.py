@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engines.cuda_driver import Buffer, Context, Driver, Graph
-from engines.engine import Engine, Tensor, check_inputs
+from engines.engine import Engine, Progress, Tensor, check_inputs
 from engines.errors import EngineError, NotPrepared
 from engines.manifest import GraphSpec
 from engines.onnx_file import read_graph
@@ -32,7 +32,7 @@ from engines.tensorrt_api import (
     open_runtime,
     translated,
 )
-from engines.tensorrt_builder import Progress, build_flags, build_plan
+from engines.tensorrt_builder import build_flags, build_plan
 
 _MOST_SIZES = 16  # that are kept ready, with their buffers; a large picture in tiles has up to nine
 _SMALLEST_RANGE = 64

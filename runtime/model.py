@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from engines.arrays import read_arrays
 from engines.bundle import Bundle
 from engines.costs import Costs, cache_folder
+from engines.engine import Progress
 from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
-from engines.tensorrt_builder import Progress
 from engines.tiles import run_in_tiles
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field

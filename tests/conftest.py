@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines import backends, cuda_driver, onnxruntime_gpu, onnxruntime_session, tensorrt_api
+from engines import cuda_driver, onnxruntime_gpu, onnxruntime_session, tensorrt_api
 from runtime.cli.samples import photographs as photographs_of_skimage
 from runtime.codec import Codec
 
@@ -81,8 +81,7 @@ def tensorrt(gpu: Any, doubles: Callable[[str], ModuleType], monkeypatch: pytest
 
     def install(version: str = "10.3.0", **options: Any) -> Any:
         module = doubles("tensorrt").make_tensorrt(version, gpu, **options)
-        for place in (tensorrt_api, backends):
-            monkeypatch.setattr(place, "import_tensorrt", lambda: module)
+        monkeypatch.setattr(tensorrt_api, "import_tensorrt", lambda: module)
         return module
 
     return install
