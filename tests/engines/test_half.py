@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from bundles import unpacked
 
 from engines.bundle import Bundle, GraphSpec
 from engines.errors import BundleError
@@ -127,21 +130,17 @@ def test_garbage_is_refused() -> None:
     ("entry", "fault"),
     [({}, "must list"), ([], "must list"), ({"float32": "y"}, "must list"), ({"float32": [1]}, "no tensor's name")],
 )
-def test_manifest_entry_is_checked(entry: object, fault: str) -> None:
+def test_manifest_entry_is_checked(entry: object, fault: str, tmp_path: Path) -> None:
     """`fp16` holds a list of names."""
-    import json
-
-    content = json.loads((Bundle.open("dpict-edge").where / "manifest.json").read_text())
+    content = json.loads((unpacked("dpict-edge", tmp_path) / "manifest.json").read_text())
     content["graphs"]["g_s"]["fp16"] = entry
     with pytest.raises(BundleError, match=fault):
         parse_manifest(json.dumps(content).encode(), BundleLimits())
 
 
-def test_exact_graph_has_no_fp16_form() -> None:
+def test_exact_graph_has_no_fp16_form(tmp_path: Path) -> None:
     """Its bits would change."""
-    import json
-
-    content = json.loads((Bundle.open("dpict-edge").where / "manifest.json").read_text())
+    content = json.loads((unpacked("dpict-edge", tmp_path) / "manifest.json").read_text())
     content["graphs"]["h_s"]["fp16"] = {"float32": []}
     with pytest.raises(BundleError, match="an exact graph has no FP16 form"):
         parse_manifest(json.dumps(content).encode(), BundleLimits())
