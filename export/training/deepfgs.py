@@ -30,7 +30,8 @@ from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
 
 _PAPER_CHANNELS = 192  # of l_s; the weights of the loss are stated for it
-_MOST_MISSING = 3.0  # planes of l_b; what is left of a stream then is hardly more than its head segment
+_MOST_MISSING = 2.5  # planes of l_b; what is left of a stream then is hardly more than its head segment
+_PREVIEW_WEIGHT = 0.05  # gradients of all networks share one limit
 _CUTS_BPP = (0.15, 0.25, 0.5, 0.75)
 
 
@@ -183,14 +184,17 @@ class Rearrangement:
         rate = 2 * figures["base_bpp"] + figures["scalable_bpp"]
         z_rate = 2 * figures["z_bpp"] + figures["z_scalable_bpp"]
         weight = channel_weight(kept, networks.scalable_channels, wide=self._options.wide)
-        weight[:partial] = 1.0  # as much as the base alone
-        base_mse = _squared_error(latents.x_base, x).mean()
-        weighted_mse = (weight * _squared_error(x_hat, x)).mean()
-        preview_mse = _squared_error(small.float(), F.avg_pool2d(x, 4)).mean()
+        base_mse, mse = _squared_error(latents.x_base, x).mean(), _squared_error(x_hat, x)
+        # A decibel of a hopeless picture counts as much as one of the base alone; its whole error would drown the rest.
+        weight[:partial] = (base_mse / mse[:partial]).detach()
+        weighted_mse = (weight * mse).mean()
+        preview_log_mse = _squared_error(small.float(), F.avg_pool2d(x, 4)).log().mean()
         settings = self._settings
-        distortion = base_mse + weighted_mse + preview_mse  # nothing else learns from the preview's part
-        loss = (rate + settings.z_rate_weight * z_rate + settings.distortion_weight * distortion) / 2
-        return loss, figures | {"base_mse": base_mse, "weighted_mse": weighted_mse, "preview_mse": preview_mse}
+        distortion = settings.distortion_weight * (base_mse + weighted_mse)
+        loss = (rate + settings.z_rate_weight * z_rate + distortion) / 2
+        figures |= {"base_mse": base_mse, "weighted_mse": weighted_mse, "preview_log_mse": preview_log_mse}
+        # Nothing but the preview network learns from its part.
+        return loss + _PREVIEW_WEIGHT * preview_log_mse, figures
 
     def _partly_known(self, base: Part, pictures: int) -> Tensor:
         """Return l_b of the first *pictures* as a decoder knows it when the stream ends inside l_b."""
