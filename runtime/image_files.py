@@ -71,13 +71,18 @@ def read_image(path: Path, limits: Limits = Limits()) -> Image:
         PictureError: not a picture, truncated, or with alpha, more than 8 bits, or other colours than RGB.
         LimitExceeded: more pixels than *limits* allow; none was decoded.
     """
-    import PIL.Image
-    import PIL.ImageOps
-
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as fault:
         raise PictureError(f"{path}: cannot be read: {getattr(fault, 'strerror', None) or fault}") from fault
+    return image_from_bytes(content, path, limits)
+
+
+def image_from_bytes(content: bytes, path: Path, limits: Limits = Limits()) -> Image:
+    """Return the picture in *content*, the bytes of a file that errors call *path*; otherwise as `read_image`."""
+    import PIL.Image
+    import PIL.ImageOps
+
     if not content:
         raise PictureError(f"{path}: not a picture: the file is empty")
     with _translated(path), PIL.Image.open(io.BytesIO(content), formats=READ_FORMATS) as picture:
