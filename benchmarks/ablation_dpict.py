@@ -29,9 +29,10 @@ from runtime.entropy.coder import CoderTables, TritDecoder, TritEncoder
 from runtime.entropy.plan import Field, Plane, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 from runtime.errors import Incomplete
+from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.evaluate.pictures import find_pictures
-from runtime.evaluate.rd import Cut, ProgressiveCodec, measure
-from runtime.evaluate.summary import curves_from_points, delta_rate, summarise
+from runtime.evaluate.rd.cuts import Cut, measure
+from runtime.evaluate.rd.summary import curves_from_points, delta_rate, summarise
 from runtime.families.dpict import Dpict
 from runtime.families.planes import PlaneLatents
 from runtime.image_files import read_image
@@ -53,7 +54,7 @@ def reverse(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int
     return indices[::-1].copy(), rows[::-1].copy()
 
 
-class TritVariant:
+class TritVariant(ProgressiveCodec):
     """The bundle's codec with another order of trits, or without postprocessing."""
 
     def __init__(self, name: str, bundle: Path, plane: Plane | None, *, post: bool) -> None:
@@ -68,10 +69,10 @@ class TritVariant:
         """Encode *image*."""
         return self.codec.encode(image).stream
 
-    def decode(self, prefix: bytes) -> Image | None:
-        """Decode *prefix*; None while it ends before its head segment does."""
+    def decode(self, data: bytes) -> Image | None:
+        """Decode the prefix *data*; None while it ends before its head segment does."""
         try:
-            return self.codec.decode(prefix).image
+            return self.codec.decode(data).image
         except Incomplete:
             return None
 
@@ -149,7 +150,7 @@ def _bit_tree(values: NDArray[np.float64], mass: NDArray[np.float64]) -> tuple[N
     return tuple(np.concatenate(column) for column in (children, frequencies, priorities, means, deviations))
 
 
-class BitVariant:
+class BitVariant(ProgressiveCodec):
     """The bundle's networks with bit planes for y; head segment, header and frames are those of every stream."""
 
     def __init__(self, name: str, bundle: Path) -> None:
@@ -189,10 +190,10 @@ class BitVariant:
         )
         return write_stream(header, *codes)
 
-    def decode(self, prefix: bytes) -> Image | None:
-        """Decode *prefix*; None while it ends before its head segment does."""
+    def decode(self, data: bytes) -> Image | None:
+        """Decode the prefix *data*; None while it ends before its head segment does."""
         parser = StreamParser(self.model.limits)
-        parser.feed(prefix)
+        parser.feed(data)
         if parser.header is None or parser.head is None:
             return None
         header = parser.header
@@ -249,7 +250,7 @@ def main() -> None:
     for name, path in track(list(find_pictures(arguments.pictures).items()), "pictures"):
         image = read_image(path)
         for variant in variants:
-            cuts += measure(variant, name, image, POINTS)
+            cuts += measure(variant, name, image, POINTS)[0]
     points = summarise(cuts)
     for variant in variants:
         own = [point for point in points if point.codec == variant.name]

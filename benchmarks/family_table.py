@@ -10,7 +10,6 @@ against JPEG 2000 of the same results file. The table stands between two comment
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import statistics
 import time
@@ -25,8 +24,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime import Codec
-from runtime.evaluate.rd import Cut
-from runtime.evaluate.summary import curves_from_points, delta_rate, summarise
+from runtime.evaluate.rd.cuts import Cut
+from runtime.evaluate.rd.summary import curves_from_points, delta_rate, summarise
+from runtime.evaluate.runs.rows import read_rows
 from runtime.families.base import Tensor
 from runtime.image_files import read_image
 from runtime.model import Model
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--bundle", action="append", default=[], help=f"default: {', '.join(BUNDLES)}")
-    parser.add_argument("--rd", type=Path, help="results of `cutoff eval rd --csv` with the bundles and jpeg2000")
+    parser.add_argument("--rd", type=Path, help="rows.csv of a run of `cutoff eval rd` with the bundles and jpeg2000")
     parser.add_argument("--readme", type=Path, help="file whose table to replace")
     arguments = parser.parse_args()
     image = read_image(arguments.picture)
@@ -155,19 +155,7 @@ def _weights(model: onnx.ModelProto) -> int:
 
 def bd_rates(results: Path) -> dict[str, float | None]:
     """Return the BD-rate of every codec of a results file against JPEG 2000, in percent."""
-    with results.open(newline="", encoding="utf-8") as file:
-        cuts = [
-            Cut(
-                codec=row["codec"],
-                image=row["image"],
-                target_bpp=None if row["target_bpp"] == "full" else float(row["target_bpp"]),
-                bytes=int(row["bytes"]),
-                bpp=float(row["bpp"]),
-                psnr_db=float(row["psnr_db"]) if row["psnr_db"] else None,
-                ms_ssim=float(row["ms_ssim"]) if row["ms_ssim"] else None,
-            )
-            for row in csv.DictReader(file)
-        ]
+    cuts = read_rows(Cut, results)
     curves = {curve.label: curve for curve in curves_from_points(summarise(cuts))}
     return {label: delta_rate(curve, curves[REFERENCE]).percent for label, curve in curves.items()}
 

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from engines.bundle import SUFFIX
 from runtime.codec import Codec
 from runtime.errors import Incomplete
+from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.picture import Image
 
 
-class BundleCodec:
-    """An opened bundle behind `runtime.evaluate.rd.ProgressiveCodec`."""
+class BundleCodec(ProgressiveCodec):
+    """An opened bundle behind `runtime.evaluate.codecs.Codec`."""
 
-    def __init__(self, codec: Codec, name: str) -> None:
-        """Take over *codec*; `close` closes it."""
-        self._codec = codec
-        self.name = name
+    def __init__(self, codec: Codec, name: str, settings: Mapping[str, Any]) -> None:
+        """Take over *codec*; `close` closes it. *settings* are what it was opened with."""
+        codec.model.hurry()
+        self._codec, self.name, self._settings = codec, name, settings
 
     @classmethod
-    def open(cls, bundle: str, engine: str, threads: int | None, precision: str = "auto") -> BundleCodec:
-        """Open a shipped bundle by name or any by its folder, whose name it then bears; errors as of `Codec.open`."""
-        return cls(Codec.open(bundle, engine, threads, precision=precision), Path(bundle).resolve().name)
+    def open(cls, bundle: str, engine: str, threads: int, precision: str = "auto") -> BundleCodec:
+        """Open a shipped bundle by name or any by its path, whose name it then bears; errors as of `Codec.open`."""
+        settings = {"engine": engine, "threads": threads, "precision": precision}
+        name = Path(bundle).resolve().name.removesuffix(SUFFIX)
+        return cls(Codec.open(bundle, engine, threads, precision=precision), name, settings)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return the bundle's hashes, and how it was opened."""
+        bundle = self._codec.bundle
+        return {
+            "kind": "bundle",
+            "bundle": f"{bundle.name} {bundle.version}",
+            "family": bundle.family,
+            "exact_id": bundle.exact_id.hex(),
+            "bundle_hash": bundle.bundle_hash,
+            "coder": self._codec.model.coder.name,
+            **self._settings,
+        }
 
     def encode(self, image: Image) -> bytes:
         """Encode *image*, uint8 (H, W, 3) or (H, W)."""
         return self._codec.encode(image).stream
 
-    def decode(self, prefix: bytes) -> Image | None:
-        """Decode *prefix*; None while it ends before its head segment does."""
+    def decode(self, data: bytes) -> Image | None:
+        """Decode a prefix; None while it ends before its head segment does."""
         try:
-            return self._codec.decode(prefix).image
+            return self._codec.decode(data).image
         except Incomplete:
             return None
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from runtime.errors import UsageError
+from runtime.evaluate.runs.provenance import sha256_of
+from runtime.evaluate.runs.work import Unit
 from runtime.image_files import FORMAT_OF_SUFFIX
 
 
@@ -26,15 +28,30 @@ def find_pictures(paths: Sequence[Path]) -> dict[str, Path]:
     return {path.name if times[path.name] == 1 else str(path): path for path in found}
 
 
+def units_of(pictures: Mapping[str, Path]) -> list[Unit]:
+    """Return a unit of work for each of *pictures*; DataError if one cannot be read."""
+    return [Unit(name, path.resolve(), sha256_of(path)) for name, path in pictures.items()]
+
+
+def are_pictures(paths: Iterable[Path]) -> list[Path]:
+    """Return those of *paths* that are files with the suffix of a picture, sorted."""
+    return sorted(path for path in paths if path.suffix.lower() in FORMAT_OF_SUFFIX and path.is_file())
+
+
+def no_pictures_in(path: Path) -> UsageError:
+    """Return the error of a folder without pictures."""
+    return UsageError(f"{path}: no pictures in this folder; looked for *{', *'.join(FORMAT_OF_SUFFIX)}")
+
+
 def _pictures_at(path: Path) -> list[Path]:
     try:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
         if not path.is_dir():
             return [path]
-        pictures = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMAT_OF_SUFFIX and p.is_file())
+        pictures = are_pictures(path.iterdir())
     except OSError as fault:
         raise UsageError(f"{path}: cannot be read: {fault.strerror}") from fault
     if not pictures:
-        raise UsageError(f"{path}: no pictures in this folder; looked for *{', *'.join(FORMAT_OF_SUFFIX)}")
+        raise no_pictures_in(path)
     return pictures

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import PIL.features
 import PIL.Image
 
 from runtime.errors import MissingExtra
+from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.picture import Image
 
 # 38 layers, dense where curves are steep; every rate at which codecs are usually compared ends one.
@@ -34,7 +36,7 @@ _END_OF_CODESTREAM = b"\xff\xd9"
 _SOT_BYTES, _PSOT, _COD_LAYERS = 12, 6, 6  # length of SOT with its marker; offsets of fields from the marker
 
 
-class Jpeg2000:
+class Jpeg2000(ProgressiveCodec):
     """Irreversible JPEG 2000 with the layers of `LAYER_RATES_BPP`."""
 
     name = "jpeg2000"
@@ -43,6 +45,11 @@ class Jpeg2000:
         """Find out whether Pillow has OpenJPEG; MissingExtra if not."""
         if not PIL.features.check("jpg_2000"):
             raise MissingExtra("jpeg2000 needs a Pillow with OpenJPEG, such as: pip install --force-reinstall pillow")
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return library and settings."""
+        library = f"OpenJPEG {PIL.features.version('jpg_2000')}"
+        return {"kind": "peer", "library": library, "layers": len(LAYER_RATES_BPP), "progression": "LRCP"}
 
     def encode(self, image: Image) -> bytes:
         """Encode *image*, uint8 (H, W, 3) or (H, W)."""
@@ -62,9 +69,9 @@ class Jpeg2000:
         )
         return buffer.getvalue()
 
-    def decode(self, prefix: bytes) -> Image | None:
-        """Decode the whole layers of *prefix*; None while there is none."""
-        whole = whole_layers(prefix)
+    def decode(self, data: bytes) -> Image | None:
+        """Decode the whole layers of the prefix *data*; None while there is none."""
+        whole = whole_layers(data)
         if whole is None:
             return None
         with PIL.Image.open(io.BytesIO(whole)) as picture:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import PIL.features
 import PIL.Image
 
+from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.picture import Image
 
 _END_OF_IMAGE = b"\xff\xd9"
@@ -16,13 +20,19 @@ _START_OF_SCAN = 0xDA
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # 00 is stuffed, D0 to D7 restart inside a scan
 
 
-class ProgressiveJpeg:
+class ProgressiveJpeg(ProgressiveCodec):
     """Progressive JPEG of one quality setting; what has not arrived stays grey or unrefined."""
 
     def __init__(self, quality: int) -> None:
         """Take *quality*, 1 to 95, as libjpeg's scale of quantisation tables has it."""
         self.name = f"jpeg-progressive-q{quality}"
         self._quality = quality
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return library and settings."""
+        name = "libjpeg-turbo" if PIL.features.check("libjpeg_turbo") else "jpg"
+        version = PIL.features.version(name.replace("-", "_"))
+        return {"kind": "peer", "library": f"{name} {version}", "quality": self._quality, "subsampling": "4:2:0"}
 
     def encode(self, image: Image) -> bytes:
         """Encode *image*, uint8 (H, W, 3) or (H, W)."""
@@ -32,9 +42,9 @@ class ProgressiveJpeg:
         )
         return buffer.getvalue()
 
-    def decode(self, prefix: bytes) -> Image | None:
-        """Decode *prefix*; None while no scan has begun, or if the decoder refuses."""
-        ended = ended_prefix(prefix)
+    def decode(self, data: bytes) -> Image | None:
+        """Decode the prefix *data*; None while no scan has begun, or if the decoder refuses."""
+        ended = ended_prefix(data)
         if ended is None:
             return None
         try:

@@ -1,7 +1,7 @@
-"""Bjontegaard's delta rate: how much more rate one curve takes than another at equal PSNR.
+"""Bjontegaard's deltas: how much more rate one curve takes than another at equal PSNR, or PSNR it gains at equal rate.
 
 Log rate is interpolated over PSNR by monotone piecewise cubic Hermite polynomials, and the mean difference is taken
-over the PSNR that both curves reach.
+over the PSNR that both curves reach; for the gain, PSNR is interpolated over log rate.
 
 Sources: G. Bjontegaard, VCEG-M33 (2001); the interpolation is that of the common test conditions since JCTVC-E137
 (2011), with slopes after F. N. Fritsch and J. Butland, SIAM J. Sci. Stat. Comput. 5(2), 1984, and three-point formulas
@@ -27,10 +27,13 @@ class Comparison(NamedTuple):
         percent: rate of the curve relative to the reference's at equal PSNR, less 100 %; negative is better; NaN if the
             curves share no PSNR.
         psnr_range: (lowest, highest) PSNR in dB that was compared; NaN twice if none.
+        gain_db: PSNR of the curve less the reference's at equal rate, over the rates that both have inside the range;
+            NaN if there are none.
     """
 
     percent: float
     psnr_range: tuple[float, float]
+    gain_db: float
 
 
 def bd_rate(
@@ -66,20 +69,33 @@ def compare(
         The delta rate; not a number if fewer than two points of a curve count or the curves share no PSNR.
     """
     curves = (_curve(reference_rate, reference_psnr), _curve(rate, psnr))
-    nothing = Comparison(float("nan"), (float("nan"), float("nan")))
     if any(len(curve.x) < 2 for curve in curves):
-        return nothing
+        return Comparison(float("nan"), (float("nan"), float("nan")), float("nan"))
+    gain_db = _gain(curves, rate_range)
     ends = [curve.x_range(None if rate_range is None else np.log(rate_range)) for curve in curves]
     lowest, highest = max(low for low, _ in ends), min(high for _, high in ends)
     if not lowest < highest:
-        return nothing
+        return Comparison(float("nan"), (float("nan"), float("nan")), gain_db)
     reference_mean, mean = (_mean(curve, lowest, highest) for curve in curves)
-    return Comparison(100 * float(np.expm1(mean - reference_mean)), (lowest, highest))
+    return Comparison(100 * float(np.expm1(mean - reference_mean)), (lowest, highest), gain_db)
+
+
+def _gain(curves: Sequence[_Cubic], rate_range: tuple[float, float] | None) -> float:
+    """Return the mean of the second curve's PSNR less the first one's, over the log rates that both have."""
+    over_rate = [_Cubic(curve.y, curve.x, _slopes(curve.y, curve.x)) for curve in curves]
+    ends = [(float(curve.x[0]), float(curve.x[-1])) for curve in over_rate]
+    if rate_range is not None:
+        ends.append((float(np.log(rate_range[0])), float(np.log(rate_range[1]))))
+    lowest, highest = max(low for low, _ in ends), min(high for _, high in ends)
+    if not lowest < highest:
+        return float("nan")
+    reference_mean, mean = (_mean(curve, lowest, highest) for curve in over_rate)
+    return mean - reference_mean
 
 
 @dataclass(frozen=True)
 class _Cubic:
-    """A rising piecewise cubic: log rate `y` over PSNR `x`, float64 (n,) that rise; `slope` is dy/dx at the points."""
+    """A rising piecewise cubic `y` over `x`, log rate over PSNR or the reverse: float64 (n,); `slope` is dy/dx."""
 
     x: Floats
     y: Floats

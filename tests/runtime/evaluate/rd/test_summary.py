@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from runtime.evaluate.rd import Cut
-from runtime.evaluate.summary import Curve, curves_from_points, delta_rate, summarise
+from runtime.evaluate.rd.cuts import Cut
+from runtime.evaluate.rd.summary import Curve, curves_from_points, delta_rate, summarise
 
 
 def cut(image: str, target: float | None, bpp: float, psnr: float | None, similarity: float | None = 0.9) -> Cut:

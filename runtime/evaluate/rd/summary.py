@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.evaluate.bjontegaard import compare
 from runtime.evaluate.distortion import decibels
-from runtime.evaluate.rd import Cut
+from runtime.evaluate.rd.bjontegaard import compare
+from runtime.evaluate.rd.cuts import Cut
 
 Floats = NDArray[np.float64]
 COMPARED_BPP = (0.1, 1.0)  # the rates over which delta rates are reported, as far as streams reach
@@ -33,6 +34,7 @@ class Point:
         ms_ssim: the same, over those large enough for it.
         n: how many pictures the means are over.
         nothing_to_show: how many pictures had nothing to show; they are in no mean.
+        encode_ms, decode_ms: medians over the pictures that had something to show; None if there was none.
     """
 
     codec: str
@@ -42,6 +44,8 @@ class Point:
     ms_ssim: float | None
     n: int
     nothing_to_show: int
+    encode_ms: float | None
+    decode_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class DeltaRate:
-    """How much more rate a codec takes than a reference at equal PSNR (`runtime.evaluate.bjontegaard`).
+    """How much more rate a codec takes than a reference at equal PSNR (`runtime.evaluate.rd.bjontegaard`).
 
     Attributes:
         codec, reference: names.
         percent: negative if the codec is better; None if the curves share no PSNR inside *bpp_range*.
         bpp_range: COMPARED_BPP as far as both curves reach, to which both were cut; None if they do not.
         psnr_range: what both cut curves reach, in dB; None if nothing.
+        gain_db: PSNR gained at equal rate, inside *bpp_range*; None if the curves share no rate there.
         fixed_bpp: the reference is averaged as the codec is; if not, some percent are due to the averaging.
     """
 
@@ -84,6 +89,7 @@ class DeltaRate:
     percent: float | None
     bpp_range: tuple[float, float] | None
     psnr_range: tuple[float, float] | None
+    gain_db: float | None
     fixed_bpp: bool
 
 
@@ -109,6 +115,8 @@ def _point(codec: str, target_bpp: float | None, cuts: Sequence[Cut]) -> Point:
         ms_ssim=_mean(cut.ms_ssim for cut in shown),
         n=len(shown),
         nothing_to_show=len(cuts) - len(shown),
+        encode_ms=median(cut.encode_ms for cut in shown) if shown else None,
+        decode_ms=median(cut.decode_ms for cut in shown) if shown else None,
     )
 
 
@@ -155,7 +163,7 @@ def delta_rate(codec: Curve, reference: Curve) -> DeltaRate:
         lowest = max(lowest, *(float(bpp[0]) for bpp in reached))
         highest = min(highest, *(float(bpp[-1]) for bpp in reached))
     if not (all(len(bpp) for bpp in reached) and lowest < highest):
-        return DeltaRate(codec.label, reference.label, None, None, None, reference.fixed_bpp)
+        return DeltaRate(codec.label, reference.label, None, None, None, None, reference.fixed_bpp)
     bpp_range = (lowest, highest)
     result = compare(reference.bpp, reference.psnr_db, codec.bpp, codec.psnr_db, rate_range=bpp_range)
     known = math.isfinite(result.percent)
@@ -165,5 +173,6 @@ def delta_rate(codec: Curve, reference: Curve) -> DeltaRate:
         percent=result.percent if known else None,
         bpp_range=bpp_range,
         psnr_range=result.psnr_range if known else None,
+        gain_db=result.gain_db if math.isfinite(result.gain_db) else None,
         fixed_bpp=reference.fixed_bpp,
     )

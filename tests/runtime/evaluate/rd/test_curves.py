@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from runtime.errors import DataError
-from runtime.evaluate.curves import read_curves
+from runtime.evaluate.rd.curves import read_curves
 
-ANCHORS = Path(__file__).resolve().parents[3].parent / "shared" / "anchors"
+ANCHORS = Path(__file__).resolve().parents[4].parent / "shared" / "anchors"
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.evaluate.bjontegaard import bd_rate, compare
+from runtime.evaluate.rd.bjontegaard import bd_rate, compare
 
 RATE = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 PSNR = np.array([25.0, 28.0, 31.5, 35.5, 39.0])
@@ -27,7 +27,7 @@ PUBLISHED = {
     ),
 }
 
-ANCHORS = Path(__file__).resolve().parents[3].parent / "shared" / "anchors"
+ANCHORS = Path(__file__).resolve().parents[4].parent / "shared" / "anchors"
 MATRIX = ANCHORS / "bd_rate_psnr_matrix.csv"
 
 
@@ -114,3 +114,13 @@ def test_curves_without_common_psnr_give_no_number() -> None:
 
 def test_two_points_are_a_straight_line() -> None:
     assert bd_rate([1, 10], [20, 30], [0.5, 5], [20, 30]) == pytest.approx(-50.0, abs=1e-9)
+
+
+def test_gain_is_the_distance_at_equal_rate() -> None:
+    """A curve 0.7 dB above another gains 0.7 dB, also inside a range."""
+    assert compare(RATE, PSNR, RATE, PSNR + 0.7).gain_db == pytest.approx(0.7, abs=1e-9)
+    assert compare(RATE, PSNR, RATE, PSNR + 0.7, rate_range=(0.15, 1.0)).gain_db == pytest.approx(0.7, abs=1e-9)
+
+
+def test_curves_without_common_rates_gain_no_number() -> None:
+    assert math.isnan(compare(RATE, PSNR, 100 * RATE, PSNR).gain_db)

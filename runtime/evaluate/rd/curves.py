@@ -8,7 +8,7 @@ Columns are found by name, others are ignored:
     codec                     one curve for each; without it the file is one curve, of its name
     target_bpp                the cut of a mean at fixed bits per pixel; a setting such as "q=5", or no such column,
                               says that means are of another kind
-    image                     the file is one that `cutoff eval rd` wrote, a row for each picture
+    image                     the file is the rows.csv of `cutoff eval rd`, a row for each picture
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from runtime.errors import DataError
 from runtime.evaluate.distortion import decibels
-from runtime.evaluate.output import FULL
-from runtime.evaluate.rd import Cut
-from runtime.evaluate.summary import Curve, curves_from_points, sorted_curve, summarise
+from runtime.evaluate.rd.cuts import Cut
+from runtime.evaluate.rd.summary import Curve, curves_from_points, sorted_curve, summarise
+from runtime.evaluate.runs.rows import row_of
 
 _Row = dict[str, str]
 
@@ -35,7 +35,7 @@ def read_curves(path: Path) -> list[Curve]:
     rows = _rows(path)
     try:
         if "image" in rows[0]:
-            return curves_from_points(summarise(_cut(row) for row in rows))
+            return curves_from_points(summarise(row_of(Cut, row) for row in rows))
         groups: dict[str, list[_Row]] = {}
         for row in rows:
             groups.setdefault(row.get("codec", path.stem), []).append(row)
@@ -62,19 +62,6 @@ def _curve(label: str, rows: list[_Row]) -> Curve:
         bpp=[float(row["bpp"]) for row in rows],
         psnr_db=[_number(row.get("psnr_db", "")) for row in rows],
         ms_ssim_db=[_ms_ssim_db(row) for row in rows],
-    )
-
-
-def _cut(row: _Row) -> Cut:
-    target, psnr, similarity = row["target_bpp"], row["psnr_db"], row["ms_ssim"]
-    return Cut(
-        codec=row["codec"],
-        image=row["image"],
-        target_bpp=None if target == FULL else float(target),
-        bytes=int(row["bytes"]),
-        bpp=float(row["bpp"]),
-        psnr_db=float(psnr) if psnr else None,
-        ms_ssim=float(similarity) if similarity else None,
     )
 
 

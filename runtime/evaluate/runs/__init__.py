@@ -1,0 +1,1 @@
+"""How runs are made and kept: units of work, workers, the folder with every result as it comes."""

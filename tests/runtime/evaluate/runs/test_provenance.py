@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import DataError
+from runtime.evaluate.runs.provenance import command_line, machine, sha256_of, software
+
+
+def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * (1 << 21))
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * (1 << 21)).hexdigest()
+    with pytest.raises(DataError, match="cannot be read"):
+        sha256_of(tmp_path / "none")
+
+
+def test_nothing_personal_is_kept() -> None:
+    """Neither the machine's name nor the user's; the home folder is a tilde."""
+    text = json.dumps([machine(), software()])
+    assert platform.node() not in text
+    assert getpass.getuser() not in json.loads(text)[0].values()
+    words = ["eval", "rd", "--images", str(Path.home() / "my pictures")]
+    assert command_line(words) == "cutoff eval rd --images '~/my pictures'"
+
+
+def test_versions_and_code_are_named() -> None:
+    assert {"cutoff", "code", "python", "numpy", "onnxruntime", "pillow"} <= software().keys()
+    assert software() == software()
