@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runtime.evaluate.accuracy import command as accuracy_command
 from runtime.evaluate.rd import command as rd_command
 
 
@@ -31,6 +32,12 @@ REPORTS = {
         "Encode every picture once, decode the stream cut at every point, and average over pictures.",
         rd_command.add_arguments,
         rd_command.run,
+    ),
+    "accuracy": Report(
+        "accuracy of a classifier on cut streams",
+        "Encode every picture once, decode the stream cut at every point, and classify what comes of it.",
+        accuracy_command.add_arguments,
+        accuracy_command.run,
     ),
 }
 
