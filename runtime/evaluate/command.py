@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.evaluate.accuracy import command as accuracy_command
+from runtime.evaluate.deadline import command as deadline_command
 from runtime.evaluate.rd import command as rd_command
 
 
@@ -38,6 +39,12 @@ REPORTS = {
         "Encode every picture once, decode the stream cut at every point, and classify what comes of it.",
         accuracy_command.add_arguments,
         accuracy_command.run,
+    ),
+    "deadline": Report(
+        "decodes against deadlines while bytes arrive",
+        "Decode streams that arrive over simulated links, against deadlines from hopeless to generous.",
+        deadline_command.add_arguments,
+        deadline_command.run,
     ),
 }
 
