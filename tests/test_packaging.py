@@ -88,6 +88,7 @@ def test_wheel_holds_every_module(names: set[str]) -> None:
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
         assert files <= names
         assert f"{package}/py.typed" in names
+    assert "runtime/evaluate/report/style.css" in names
 
 
 def test_wheel_holds_the_shipped_bundles_byte_by_byte(wheel: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from runtime.evaluate.accuracy import command as accuracy_command
 from runtime.evaluate.deadline import command as deadline_command
 from runtime.evaluate.rd import command as rd_command
+from runtime.evaluate.report import command as report_command
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ REPORTS = {
         "Decode streams that arrive over simulated links, against deadlines from hopeless to generous.",
         deadline_command.add_arguments,
         deadline_command.run,
+    ),
+    "report": Report(
+        "one self-contained page of runs",
+        "Make an HTML page of what the other reports have left in their folders.",
+        report_command.add_arguments,
+        report_command.run,
     ),
 }
 

@@ -1,0 +1,1 @@
+"""One self-contained page of runs; `command` is its command line."""
