@@ -7,6 +7,9 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PICTURES ?=
+KODAK ?=
+CLASSIFY ?=
+CURVES ?=
 # How long to fuzz each target: whichever ends first, of runs and of seconds (0: no limit)
 FUZZ_TARGETS ?= stream head body decoder manifest tables onnx
 FUZZ_RUNS ?= 100000
@@ -14,10 +17,16 @@ FUZZ_SECONDS ?= 60
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-arm fuzz fuzz-keep lint types format clean
+.PHONY: demo figures test test-arm fuzz fuzz-keep lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo
+
+# Every figure of README: make figures KODAK=folder CLASSIFY=folder-with-classifier [CURVES="published.csv ..."]
+# Takes hours on two cores, and an otherwise idle machine, as times are measured; a rerun goes on. See CONTRIBUTING.md.
+figures: $(VENV)/.eval
+	PYTHONPATH=. $(BIN)/python benchmarks/figures.py --kodak $(KODAK) --classify $(CLASSIFY) \
+	  $(if $(CURVES),--curves $(CURVES)) --out figures --readme README.md
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
@@ -51,6 +60,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e '.[demo]'
+	touch $@
+
+$(VENV)/.eval: pyproject.toml | $(VENV)/bin/python
+	$(PIP) -e '.[eval,fast]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python

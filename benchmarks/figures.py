@@ -1,0 +1,172 @@
+"""Every figure of README from real pictures, by one command; what was stopped goes on where it ended.
+
+    python benchmarks/figures.py --kodak FOLDER --classify FOLDER [--curves FILE...] --out figures --readme README.md
+
+    figures/rd, accuracy, deadline    the runs of `cutoff eval`, in full
+    figures/report.html               the report of all three
+    docs/*.png                        its figures
+    benchmarks/results/               what the reports come to, as JSON; rows of rate and distortion; speed, smoothness
+    README.md                         tables between comments
+
+`--classify` holds pictures with labels as `cutoff eval accuracy` takes them, one classifier (*.onnx) and labels.txt.
+Nothing else should run on the machine: times are measured. `--few` takes a handful of pictures, to try it out; then
+neither README nor kept results are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.bundle import shipped_bundles
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DEADLINE_PICTURES = 6
+TABLE_POINTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+TABLE_CUTS = (512, 768, 1024, 2048, 4096, 8192)
+
+
+def main() -> None:
+    """Measure, draw, and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak pictures, or others")
+    parser.add_argument("--classify", type=Path, required=True, help="folder of labelled pictures and a classifier")
+    parser.add_argument("--curves", type=Path, nargs="*", default=[], help="CSV files of published curves")
+    parser.add_argument("--bundle", action="append", help="default: all that ship")
+    parser.add_argument("--out", type=Path, default=Path("figures"))
+    parser.add_argument("--readme", type=Path, help="file whose tables to replace")
+    parser.add_argument("--few", action="store_true", help="a handful of pictures and decodes")
+    arguments = parser.parse_args()
+    codecs = [word for name in arguments.bundle or shipped_bundles() for word in ("--bundle", name)]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    reports = {name: evaluate(name, arguments.out, [*codecs, *words]) for name, words in runs(arguments).items()}
+    kept = arguments.out / "few" if arguments.few else RESULTS
+    kept.mkdir(exist_ok=True)
+    for name, report in reports.items():
+        (kept / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(arguments.out / "rd" / "rows.csv", kept / "kodak-rd.csv")
+    for benchmark in ("speed", "smoothness"):
+        call(ROOT / "benchmarks" / f"{benchmark}.py", few(arguments)[0], "--json", kept / f"{benchmark}.json")
+    drawn = kept if arguments.few else ROOT / "docs"
+    runtime("eval", "report", arguments.out, "-o", arguments.out / "report.html", "--figures", drawn)
+    tables = {"rd": rd_table(reports["rd"]), "accuracy": accuracy_table(reports["accuracy"]),
+              "deadline": deadline_table(reports["deadline"])}  # fmt: skip
+    print("\n".join(tables.values()))
+    if arguments.readme is not None and not arguments.few:
+        replace_tables(arguments.readme, tables)
+
+
+def runs(arguments: argparse.Namespace) -> dict[str, list[str | Path]]:
+    """Return the words of each report behind its bundles."""
+    (classifier,) = arguments.classify.glob("*.onnx")
+    labels = arguments.classify / "labels.txt"
+    most = ["--most", "3"] if arguments.few else []
+    trials = (
+        ["--repeats", "1", "--calibration", "10", "--most", "1"]
+        if arguments.few
+        else ["--most", str(DEADLINE_PICTURES)]
+    )
+    curves = ["--curves", *arguments.curves] if arguments.curves else []
+    return {
+        "rd": ["--images", arguments.kodak, "--peers", "jpeg-progressive,jpeg2000,webp,avif", *curves, *most],
+        "accuracy": ["--images", arguments.classify, "--classifier", classifier, "--labels", labels,
+                     "--peers", "jpeg-progressive,jpeg2000", *most],
+        "deadline": ["--images", arguments.kodak, *trials],
+    }  # fmt: skip
+
+
+def few(arguments: argparse.Namespace) -> list[Path]:
+    """Return what the other benchmarks take: all pictures, or the first."""
+    return [min(arguments.kodak.glob("*.png"))] if arguments.few else [arguments.kodak]
+
+
+def evaluate(report: str, out: Path, words: Sequence[str | Path]) -> dict[str, Any]:
+    """Run `cutoff eval` and return its object."""
+    printed = runtime("eval", report, *words, "--out", out / report, "--json")
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def runtime(*words: str | Path) -> str:
+    """Run the command line in its own process, its notes on stderr, and return what it prints."""
+    return call("-m", "runtime", *words)
+
+
+def call(*words: str | Path) -> str:
+    """Run Python with *words* and return what it prints; end with its status if that is not 0."""
+    print("$ python", *words, file=sys.stderr)
+    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
+
+
+def rd_table(report: dict[str, Any]) -> str:
+    """Return PSNR at fixed bits per pixel, and BD-rate against JPEG 2000."""
+    found = {(point["codec"], point["target_bpp"]): point for point in report["points"]}
+    rates = {delta["codec"]: delta for delta in report["bd_rate"] if delta["reference"] == "jpeg2000"}
+    rows = []
+    for codec in dict.fromkeys(codec for codec, _ in found):
+        cells = [_psnr(found.get((codec, target))) for target in TABLE_POINTS]
+        percent = rates.get(codec, {}).get("percent")
+        rows.append([codec, *cells, "" if percent is None else f"{percent:+.1f} %"])
+    return markdown(["PSNR, dB, at bpp", *map(str, TABLE_POINTS), "BD-rate against JPEG 2000"], rows)
+
+
+def _psnr(point: dict[str, Any] | None) -> str:
+    shown = point is not None and point["psnr_db"] is not None and not point["nothing_to_show"]
+    return f"{point['psnr_db']:.2f}" if shown and point is not None else ""
+
+
+def accuracy_table(report: dict[str, Any]) -> str:
+    """Return top-1 in percent, with its interval, at fixed bytes."""
+    found = {(point["codec"], point["cut_bytes"]): point["top1"] for point in report["points"]}
+    rows = [
+        [codec, *(_share(found.get((codec, cut))) for cut in (*TABLE_CUTS, None))]
+        for codec in dict.fromkeys(codec for codec, _ in found)
+    ]
+    return markdown(["top-1, %, at bytes", *map(str, TABLE_CUTS), "whole stream"], rows)
+
+
+def _share(share: dict[str, Any] | None) -> str:
+    if share is None:
+        return ""
+    return f"{100 * share['value']:.1f} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
+
+
+def deadline_table(report: dict[str, Any]) -> str:
+    """Return what was to be reached and what was."""
+    keys = ("codec", "load", "figure", "wanted", "measured")
+    rows = [
+        [*(goal[key] for key in keys), str(goal["n"]), "yes" if goal["reached"] else "no"] for goal in report["goals"]
+    ]
+    return markdown(["bundle", "load", "figure", "wanted", "measured", "decodes", "reached"], rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def replace_tables(readme: Path, tables: dict[str, str]) -> None:
+    """Put *tables* between their comments in *readme*."""
+    text = readme.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}: begin (benchmarks/figures.py) -->", f"<!-- {name}: end -->"
+        text, times = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n{table}{end}", text, flags=re.S)
+        if times != 1:
+            raise SystemExit(f"{readme}: the comments of the table {name!r} are missing")
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
