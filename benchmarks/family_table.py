@@ -93,7 +93,7 @@ def measure(bundle: str, image: NDArray[np.uint8], rates: dict[str, float | None
         return Row(
             bundle=opened.name,
             family=opened.family,
-            order=str(opened.settings.get("order", "")),
+            order=codec.model.family.order,
             networks=", ".join(sorted(roles)),
             weights=sum(_weights(onnx.load_from_string(opened.read(spec.file))) for spec in opened.graphs.values()),
             encode_kmac=sum(encoding.values()) / pixels / 1000,

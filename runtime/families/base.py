@@ -84,6 +84,7 @@ class Family(Protocol):
 
     has_planes: bool  # `Latents.steps` counts planes
     stride: int  # pictures are padded to a multiple of this
+    order: str  # of the stream, in a few words for people
     synthesis: tuple[str, ...]  # the roles of the passes that no full-size picture can do without
     # What the preview loses of complete latents, at worst, as a share of the error of latents of which nothing is known
     preview_share: float

@@ -30,6 +30,7 @@ class Ctc(PlaneFamily):
     """The family in one bundle; see `runtime.families.base.Family`."""
 
     name = "ctc"
+    order = "z; planes of y by priority, the last ones in segments with a run of crr before each"
 
     def __init__(
         self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority

@@ -36,6 +36,7 @@ _SIDE_GRAPHS = ("h_s_scalable", "mutual")
 class DeepFgs:
     """The family in one bundle; see `runtime.families.base.Family`."""
 
+    order = "base: z, planes; scalable: z, channels, each by planes"
     has_planes = False
     stride = Z_STRIDE
 

@@ -17,6 +17,7 @@ class Dpict(PlaneFamily):
     """The family in one bundle; see `runtime.families.base.Family`."""
 
     name = "dpict"
+    order = "z; planes of y by priority"
 
     def _read_settings(self, settings: Mapping[str, Any]) -> None:
         self.deviation_input = bool(settings["deviation_input"])

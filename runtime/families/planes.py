@@ -25,6 +25,7 @@ class PlaneFamily:
     """A family in one bundle; see `runtime.families.base.Family`. Subclasses say how y is walked and refined."""
 
     name: str
+    order: str
     has_planes = True
     stride = Z_STRIDE
     synthesis: tuple[str, ...] = ("g_s",)

@@ -32,6 +32,7 @@ from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting
 class ProgDtd:
     """The family in one bundle; see `runtime.families.base.Family`."""
 
+    order = "groups: channels of z, then channels of y, each by planes"
     has_planes = False
     stride = Z_STRIDE
     synthesis: tuple[str, ...] = ("g_s",)
