@@ -1,1 +1,1 @@
-"""Networks in torch: `edge` and `paper` backbones, and the probability models of training."""
+"""Networks in torch: `edge`, `paper` and `balle` backbones, and the probability models of training."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from export.networks import edge, paper
+from export.networks import balle, edge, paper
 from runtime.errors import ConfigurationError
 
 
@@ -110,7 +110,46 @@ class PaperBackbone:
         return paper.ContextRefinement(self._shape)
 
 
+class BalleBackbone:
+    """Networks of `export.networks.balle`."""
+
+    def __init__(self, shape: balle.BalleShape) -> None:
+        self._shape = shape
+        self.y_channels, self.z_channels, self.hyper_width = shape.m, shape.n, shape.n
+
+    def with_latents(self, *parts: int) -> Backbone:
+        return BalleBackbone(replace(self._shape, m=sum(parts)))
+
+    def g_a_scalable(self) -> nn.Module:
+        raise ConfigurationError("backbone balle has no g_a_scalable")
+
+    def g_a(self) -> nn.Module:
+        return balle.Analysis(self._shape)
+
+    def g_s(self, *, deviation_input: bool) -> nn.Module:
+        return balle.Synthesis(self._shape, deviation_input=deviation_input)
+
+    def h_a(self) -> nn.Module:
+        return balle.HyperAnalysis(self._shape)
+
+    def h_s(self, *, mean: bool = True) -> nn.Module:
+        return edge.HyperSynthesis(balle.edge_shape(self._shape), mean=mean)
+
+    def post(self) -> nn.Module:
+        return paper.Post(balle.paper_shape(self._shape))
+
+    def preview(self, *, deviation_input: bool = True) -> nn.Module:
+        return edge.Preview(balle.edge_shape(self._shape), deviation_input=deviation_input)
+
+    def crr(self, *, features: int) -> nn.Module:
+        return edge.ContextRate(balle.edge_shape(self._shape), features)
+
+    def cdr(self) -> nn.Module:
+        return edge.ContextRefinement(balle.edge_shape(self._shape))
+
+
 _BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "balle": lambda **shape: BalleBackbone(balle.BalleShape(**shape)),
     "edge": lambda **shape: EdgeBackbone(edge.EdgeShape(**shape)),
     "paper": lambda **shape: PaperBackbone(paper.PaperShape(**shape)),
 }

@@ -34,11 +34,15 @@ PUBLISHED_SLOPE = 0.01  # of the leaky activations; these networks are never exa
 
 @dataclass(frozen=True)
 class PaperShape:
-    """Widths: `n` of every feature map and of z, `post_width` of postprocessing; y has n channels too if it is 0."""
+    """Widths: `n` of every feature map and of z, `post_width` of postprocessing; y has n channels too if it is 0.
+
+    `latent_gain` scales y.
+    """
 
     n: int = 192
     post_width: int = 192
     y_channels: int = 0
+    latent_gain: float = LATENT_GAIN
 
 
 def _edge_shape(shape: PaperShape) -> edge.EdgeShape:
@@ -158,10 +162,11 @@ class Analysis(nn.Module):
             Attention(n),
         )
         self.leave = _between(n, shape.y_channels or n)
+        self.gain = shape.latent_gain
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.leave(self.layers(x))
-        return y * LATENT_GAIN
+        return y * self.gain
 
 
 class ScalableAnalysis(Analysis):
@@ -203,6 +208,7 @@ class Synthesis(nn.Module):
             _residual_block(n),
         )
         self.leave = _subpixel(n, 3)
+        self.gain = shape.latent_gain
         if self.deviation is not None:
             nn.init.zeros_(self.deviation.weight)
 
@@ -211,7 +217,7 @@ class Synthesis(nn.Module):
         if self.deviation is not None:
             assert deviation is not None
             h = h + self.deviation(deviation)
-        x: Tensor = self.leave(self.layers(h * (1.0 / LATENT_GAIN)))
+        x: Tensor = self.leave(self.layers(h * (1.0 / self.gain)))
         return x + 0.5
 
 

@@ -18,6 +18,7 @@ from runtime.errors import ConfigurationError
 
 TINY: dict[str, dict[str, Any]] = {
     "edge": {"y_channels": 16, "z_channels": 8, "width8": 16, "width16": 32, "hyper_width": 8},
+    "balle": {"n": 16, "m": 24},
     "paper": {"n": 16, "post_width": 16},  # narrower, all ReLUs of an attention unit may start dead
 }
 ROLES = ("g_a", "g_s", "g_s_cuts", "h_a", "h_s", "post", "preview")
@@ -179,7 +180,7 @@ def _smooth_picture() -> Tensor:
 
 def test_unknown_backbone() -> None:
     """The message names the backbones that exist."""
-    with pytest.raises(ConfigurationError, match="'huge' is unknown; there are edge, paper"):
+    with pytest.raises(ConfigurationError, match="'huge' is unknown; there are balle, edge, paper"):
         make_backbone("huge", {})
 
 

@@ -35,14 +35,16 @@ def with_options(settings: TrainingSettings, **options: Any) -> TrainingSettings
     return dataclasses.replace(settings, family="progdtd", stages=stages, options=options)
 
 
-@pytest.fixture(scope="module", params=GROUPS)
+@pytest.fixture(scope="module", params=[*GROUPS, "balle"])
 def bundle(
     request: pytest.FixtureRequest,
     tiny_settings: TrainingSettings,
     pictures_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    settings = with_options(tiny_settings, groups=GROUPS[request.param])
+    settings = with_options(tiny_settings, groups=GROUPS.get(request.param, [0.5, 1.0]))
+    if request.param == "balle":
+        settings = dataclasses.replace(settings, backbone="balle", network={"n": 8, "m": 16})
     torch.manual_seed(0)
     weights = dict(make_family(settings).networks.state_dict())
     weights["h_s.layers.6.weight"] *= 30  # trained heads reach far
@@ -87,7 +89,7 @@ def test_the_manifest_proves_the_exact_graph(bundle: Path) -> None:
 def test_groups_are_exact(bundle: Path) -> None:
     """Where groups end decides what a stream says: it stands in an exact file and not in the manifest."""
     plan = json.loads((bundle / "plan.json").read_text())
-    expected = {"one": ([16], [8]), "three": ([4, 8, 16], [2, 4, 8])}[bundle.name]
+    expected = {"one": ([16], [8]), "three": ([4, 8, 16], [2, 4, 8]), "balle": ([8, 16], [4, 8])}[bundle.name]
     assert (plan["y_ends"], plan["z_ends"]) == expected
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert "plan.json" in manifest["exact_files"] and "y_ends" not in manifest["settings"]
