@@ -119,7 +119,7 @@ def integer_graph(
             shared = chain[index + 1].size ** 2 if isinstance(chain[index + 1], DepthToSpace) else 1
             target = _activation_exponents(largest[index], shared)
             integer = _quantise(weight, bias, layer.groups, exponent, limit, target, 0, 2**ACTIVATION_BITS - 1)
-            name = _append(nodes, constants, integer, name, f"h{index}")
+            name = append_layer(nodes, constants, integer, name, f"h{index}")
             exponent, limit = target, np.full(len(target), float(integer.high))
             proof[f"h{index}"] = math.log2(integer.accumulator)
         else:
@@ -128,10 +128,10 @@ def integer_graph(
                 rows = slice(part * size, (part + 1) * size)
                 target = np.full(size, round(math.log2(head.unit)))
                 integer = _quantise(weight[rows], bias[rows], 1, exponent, limit, target, head.low, head.high)
-                _append(nodes, constants, integer, name, head.name)
+                append_layer(nodes, constants, integer, name, head.name)
                 proof[head.name] = math.log2(integer.accumulator)
     enlarged = math.prod(layer.size for layer in chain if isinstance(layer, DepthToSpace))
-    return _model(role, nodes, constants, given, [head.name for head in heads], size, enlarged), proof
+    return exact_model(role, nodes, constants, given, [head.name for head in heads], size, enlarged), proof
 
 
 def _measured_ranges(layers: list[Any], samples: list[Tensor]) -> dict[int, NDArray[np.float64]]:
@@ -193,7 +193,7 @@ def _quantise(
     return IntegerLayer(integer_weight, integer_bias, fine - target, groups, low, high, float(reach.max()))
 
 
-def _append(
+def append_layer(
     nodes: list[onnx.NodeProto],
     constants: dict[str, NDArray[np.float32]],
     layer: IntegerLayer,
@@ -225,7 +225,7 @@ def _append(
     return name
 
 
-def _model(
+def exact_model(
     role: str,
     nodes: list[onnx.NodeProto],
     constants: dict[str, NDArray[np.float32]],
@@ -234,6 +234,8 @@ def _model(
     channels: int,
     enlarged: int,
 ) -> onnx.ModelProto:
+    """Return the graph of *nodes*: from *given* to *outputs* of *channels* each, *enlarged* times as high and wide."""
+
     def tensor(name: str, channels: int, scale: int) -> onnx.ValueInfoProto:
         size = "" if enlarged == 1 else str(64 // scale)  # of the picture, where a graph enlarges
         shape: list[str | int | None] = [1, channels, f"height{size}", f"width{size}"]

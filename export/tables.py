@@ -33,14 +33,23 @@ class Symbols:
     leaf_mean: NDArray[np.float64]  # what a complete symbol reconstructs to
 
 
-def make_tables(*priors: FactorizedPrior) -> Tables:
-    """Return the tables of SIGMA_LEVELS Gaussians, followed by those of every prior's channels."""
-    sigmas = [SIGMA_MIN * math.exp(LOG_STEP * level) for level in range(SIGMA_LEVELS)]
-    models = [(trits_for_sigma(s), s) for s in sigmas]
+def make_tables(*priors: FactorizedPrior, thresholds: NDArray[np.int32] | None = None) -> Tables:
+    """Return the tables of SIGMA_LEVELS Gaussians, followed by those of every prior's channels.
+
+    Args:
+        thresholds: between sigma codes of neighbouring levels; those of codes in CODE_UNIT per level if None.
+    """
+    models = [(trits_for_sigma(s), s) for s in level_sigmas()]
     gaussians = [gaussian_symbols(s, trits) for trits, s in models]
-    thresholds = CODE_UNIT * np.arange(1, SIGMA_LEVELS) - CODE_UNIT // 2
     channels = [symbols for prior in priors for symbols in _prior_symbols(prior)]
-    return _assemble([*gaussians, *channels], thresholds.astype(np.int32))
+    if thresholds is None:
+        thresholds = (CODE_UNIT * np.arange(1, SIGMA_LEVELS) - CODE_UNIT // 2).astype(np.int32)
+    return _assemble([*gaussians, *channels], thresholds)
+
+
+def level_sigmas() -> list[float]:
+    """Return the standard deviation of every level."""
+    return [SIGMA_MIN * math.exp(LOG_STEP * level) for level in range(SIGMA_LEVELS)]
 
 
 def trits_for_sigma(sigma: float) -> int:

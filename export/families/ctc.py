@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
 from export.context import FEATURE_LIMITS, with_context
+from export.exact_h_s import sigma_code_of
 from export.families.content import add_exact_graph, add_free_graph
 from export.families.dpict import add_h_s, rate_costs
 from export.families.measure import measured_errors, step_bits
@@ -62,7 +63,7 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
     )
     # One picture in two is not calibrated on: those measure.
     calibration, measuring = latents[::2], latents[1::2]
-    h_s = add_h_s(content, networks, calibration)
+    h_s = add_h_s(content, networks, tables, calibration)
     y, deviation = torch.randn(2, y_channels, 12, 8), torch.rand(2, y_channels, 12, 8)
     x = torch.rand(2, 3, 192, 128)
     known = {"y_hat": y, "deviation": deviation}
@@ -76,7 +77,7 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
     if options.refined <= MOST_TRITS:
         between = {"lower": y - deviation, "upper": y + 2 * deviation}
         add_free_graph(content, FreeGraph("cdr", networks.cdr, known | between, "refined", 4))
-    content.measured = rate_costs(h_s, tables, measuring, inputs[1::2])
+    content.measured = rate_costs(h_s, tables, sigma_code_of(networks.h_s), measuring, inputs[1::2])
     if options.segments:
         crr = _add_crr(content, networks, tables, calibration)
         content.measured |= _context_savings(content, networks, tables, (h_s, crr), measuring)

@@ -8,17 +8,18 @@ from torch import Tensor
 
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
+from export.exact_h_s import SigmaCode, exact_h_s, sigma_code_of, tables_for
 from export.families.content import add_exact_graph, add_free_graph
 from export.families.measure import measured_errors, step_bits
 from export.graphs import FreeGraph
-from export.integers import MU, SIGMA_CODE, integer_graph, z_input
+from export.integers import MU
 from export.networks.entropy import gaussian_bits, sigma_from_level
-from export.tables import CODE_UNIT, make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import Dpict, Latents, PlaneNetworks
 from export.training.pictures import cropped
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
+from runtime.families.hyperprior import CODES
 from runtime.model import TABLES
 
 POST_RANGES = ((2.9, "post_low"), (1.8, "post_high"))  # planes missing at least; DPICT, section 4.1
@@ -30,12 +31,13 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
 
     Args:
         pictures: uint8 (3, H, W); activation ranges and the cost of integers are measured on them.
-        synthesis: "cuts" ships the g_s trained on random cuts, "paper" the plain one with both postprocessing networks.
+        synthesis: "cuts" ships the g_s trained on random cuts, "paper" the plain one with both postprocessing networks,
+            "plain" that one alone.
     """
     inputs = [cropped(p, _STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]
-    tables = make_tables(networks.prior)
+    tables = tables_for(networks.h_s, networks.prior)
     y_channels, z_channels = latents[0].y.shape[1], latents[0].z_hat.shape[1]
     cuts = synthesis == "cuts"
     content = BundleContent(
@@ -43,7 +45,7 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
             "y_channels": y_channels,
             "z_channels": z_channels,
             "deviation_input": cuts,
-            "post": [] if cuts else [list(entry) for entry in POST_RANGES],
+            "post": [list(entry) for entry in POST_RANGES] if synthesis == "paper" else [],
             "value_gain": 1.0,
             "preview_share": 1.0,
         },
@@ -51,23 +53,24 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
         exact_files=[TABLES],
     )
     # One picture in two is not calibrated on: those measure.
-    engine = add_h_s(content, networks, latents[::2])
-    for graph in _free_graphs(networks, y_channels, cuts):
+    engine = add_h_s(content, networks, tables, latents[::2])
+    for graph in _free_graphs(networks, y_channels, synthesis):
         add_free_graph(content, graph)
-    content.measured = rate_costs(engine, tables, latents[1::2], inputs[1::2])
+    content.measured = rate_costs(engine, tables, sigma_code_of(networks.h_s), latents[1::2], inputs[1::2])
     content.settings |= measured_errors(content, settings, pictures[1::4])
     return content
 
 
-def add_h_s(content: BundleContent, networks: PlaneNetworks, calibration: list[Latents]) -> OnnxRuntimeCpu:
+def add_h_s(
+    content: BundleContent, networks: PlaneNetworks, tables: Tables, calibration: list[Latents]
+) -> OnnxRuntimeCpu:
     """Add h_s as an exact graph with both heads; return its engine."""
     real = [one.z_hat for one in calibration]
-    given = z_input(real[0].shape[1])
-    h_s, proof = integer_graph("h_s", networks.h_s, given, (MU, SIGMA_CODE), real)
+    h_s, proof, given = exact_h_s(networks.h_s, tables, (MU,), real)
     return add_exact_graph(content, "h_s", h_s, proof, given, real[0])
 
 
-def _free_graphs(networks: Dpict, y_channels: int, cuts: bool) -> list[FreeGraph]:
+def _free_graphs(networks: Dpict, y_channels: int, synthesis: str) -> list[FreeGraph]:
     y, deviation = torch.randn(2, y_channels, 12, 8), torch.rand(2, y_channels, 12, 8)
     x = torch.rand(2, 3, 192, 128)
     latents = {"y_hat": y, "deviation": deviation}
@@ -76,26 +79,27 @@ def _free_graphs(networks: Dpict, y_channels: int, cuts: bool) -> list[FreeGraph
         FreeGraph("h_a", networks.h_a, {"y": y}, "z", 4),
         FreeGraph("preview", networks.preview, latents, "x_hat", 4),
     ]
-    if cuts:
+    if synthesis == "cuts":
         graphs.append(FreeGraph("g_s", networks.g_s_cuts, latents, "x_hat", 4))
     else:
         graphs.append(FreeGraph("g_s", networks.g_s, {"y_hat": y}, "x_hat", 4))
+    if synthesis == "paper":
         graphs += [FreeGraph(role, getattr(networks, role), {"x": x}, "x_hat", _STRIDE) for _, role in POST_RANGES]
     return graphs
 
 
 def rate_costs(
-    engine: OnnxRuntimeCpu, tables: Tables, latents: list[Latents], inputs: list[Tensor]
+    engine: OnnxRuntimeCpu, tables: Tables, code: SigmaCode, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact h_s against the trained one, the tables against the Gaussian."""
-    level_of_code = tables.level_of_code(1024)
+    level_of_code = tables.level_of_code(CODES)
     totals = {"trained": 0.0, "exact": 0.0, "tables": 0.0}
     for one in latents:
         symbols = (one.y - one.mu).round()
         totals["trained"] += float(gaussian_bits(symbols, sigma_from_level(one.level)).sum())
         mu, codes = (torch.from_numpy(np.asarray(t)) for t in engine.run(one.z_hat.numpy()))
         symbols = (one.y - mu / MEAN_UNIT).round()
-        totals["exact"] += float(gaussian_bits(symbols, sigma_from_level(codes / CODE_UNIT)).sum())
+        totals["exact"] += float(gaussian_bits(symbols, code.sigma(codes)).sum())
         levels = level_of_code[codes.numpy().astype(np.int32).reshape(-1)]
         field = Field(levels, tables, symbols.numpy().astype(np.int32).reshape(-1))
         for step in trit_planes(field):

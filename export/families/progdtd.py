@@ -8,12 +8,11 @@ from torch import Tensor
 
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
+from export.exact_h_s import exact_h_s, sigma_code_of, tables_for
 from export.families.content import add_exact_graph, add_free_graph
 from export.families.measure import measured_errors, step_bits
 from export.graphs import FreeGraph
-from export.integers import SIGMA_CODE, integer_graph, z_input
 from export.networks.entropy import gaussian_bits, sigma_from_level
-from export.tables import CODE_UNIT, make_tables
 from export.training.config import TrainingSettings
 from export.training.pictures import cropped
 from export.training.progdtd import Latents, ProgDtd, keep_channels
@@ -32,7 +31,7 @@ def export_progdtd(networks: ProgDtd, settings: TrainingSettings, pictures: list
     inputs = [cropped(p, Z_STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]
-    tables = make_tables(networks.prior)
+    tables = tables_for(networks.h_s, networks.prior)
     y_channels, z_channels = latents[0].y.shape[1], latents[0].z_hat.shape[1]
     # One picture in two is not calibrated on: those measure.
     calibration, measuring = latents[::2], latents[1::2]
@@ -48,9 +47,8 @@ def export_progdtd(networks: ProgDtd, settings: TrainingSettings, pictures: list
         files={TABLES: tables.to_bytes()},
         exact_files=[TABLES],
     )
-    given = z_input(z_channels)
     samples = [keep_channels(one.z_hat, end) for one in calibration for _, end in networks.groups()]
-    h_s, proof = integer_graph("h_s", networks.h_s, given, (SIGMA_CODE,), samples)
+    h_s, proof, given = exact_h_s(networks.h_s, tables, (), samples)
     engine = add_exact_graph(content, "h_s", h_s, proof, given, latents[0].z_hat)
     y, x = torch.randn(2, y_channels, 12, 8), torch.rand(2, 3, 192, 128)
     for graph in (
@@ -76,7 +74,7 @@ def _rate_costs(
     networks: ProgDtd, engine: OnnxRuntimeCpu, tables: Tables, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact h_s against the trained one, the tables against the Gaussian."""
-    level_of_code = tables.level_of_code(CODES)
+    code, level_of_code = sigma_code_of(networks.h_s), tables.level_of_code(CODES)
     totals = {"trained": 0.0, "exact": 0.0, "tables": 0.0}
     for one in latents:
         symbols = one.y.round()
@@ -86,7 +84,7 @@ def _rate_costs(
         for channels, z_end in networks.groups():
             (found,) = engine.run(keep_channels(one.z_hat, z_end).numpy())
             codes, group = torch.from_numpy(np.asarray(found))[:, channels], symbols[:, channels]
-            totals["exact"] += float(gaussian_bits(group, sigma_from_level(codes / CODE_UNIT)).sum())
+            totals["exact"] += float(gaussian_bits(group, code.sigma(codes)).sum())
             levels = level_of_code[codes.numpy().astype(np.int32).reshape(-1)]
             for step in trit_planes(Field(levels, tables, group.numpy().astype(np.int32).reshape(-1))):
                 totals["tables"] += step_bits(step, tables)

@@ -33,12 +33,14 @@ class BalleShape:
         m: channels of y.
         latent_gain: y is this many times what the layers give, so that a fresh network's y suits rounding.
         absolute: h_a sees magnitudes (scale hyperprior); otherwise y itself, which models with a mean need.
+        sigmoid: g_s ends in one, as that of ProgDTD's authors.
     """
 
     n: int = 128
     m: int = 192
     latent_gain: float = 64.0
     absolute: bool = True
+    sigmoid: bool = False
 
 
 def _down(inputs: int, outputs: int) -> nn.Conv2d:
@@ -83,7 +85,7 @@ class Synthesis(nn.Module):
             GDN(n, inverse=True),
             _up(n, 3),
         )
-        self.gain = shape.latent_gain
+        self.gain, self.sigmoid = shape.latent_gain, shape.sigmoid
         if self.deviation is not None:
             nn.init.zeros_(self.deviation.weight)
 
@@ -93,7 +95,7 @@ class Synthesis(nn.Module):
             assert deviation is not None
             h = h + self.deviation(deviation)
         x: Tensor = self.layers(h * (1.0 / self.gain))
-        return x + 0.5
+        return torch.sigmoid(x) if self.sigmoid else x + 0.5
 
 
 class HyperAnalysis(nn.Module):

@@ -66,11 +66,10 @@ def add_noise(x: Tensor) -> Tensor:
 
 
 class FactorizedPrior(nn.Module):
-    """One learned cumulative distribution per channel: a monotone network of widths 1, 3, 3, 3, 1."""
+    """One learned cumulative distribution per channel: a monotone network from *widths*[0] = 1 to 1."""
 
-    def __init__(self, channels: int, initial_scale: float = 10.0) -> None:
+    def __init__(self, channels: int, initial_scale: float = 10.0, widths: tuple[int, ...] = (1, 3, 3, 3, 1)) -> None:
         super().__init__()
-        widths = (1, 3, 3, 3, 1)
         scale = initial_scale ** (1 / (len(widths) - 1))
         self.matrices = nn.ParameterList()
         self.biases = nn.ParameterList()

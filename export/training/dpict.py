@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.networks.backbones import Backbone
+from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.tables import make_tables
 from export.training.config import TrainingSettings
@@ -38,7 +38,7 @@ class Latents:
 class PlaneNetworks(nn.Module):
     """What families with trit planes share; `state_dict` names are `<role>.<backbone's names>`."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: HyperpriorBackbone) -> None:
         super().__init__()
         self.g_a = backbone.g_a()
         self.h_a = backbone.h_a()
@@ -58,7 +58,7 @@ class PlaneNetworks(nn.Module):
 class Dpict(PlaneNetworks):
     """All networks of the family."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: HyperpriorBackbone) -> None:
         super().__init__(backbone)
         self.g_s = backbone.g_s(deviation_input=False)
         self.post_low = backbone.post()

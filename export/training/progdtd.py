@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.networks.backbones import Backbone
+from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.training.config import TrainingSettings
 from export.training.dpict import autocast
@@ -55,7 +55,7 @@ class Latents:
 class ProgDtd(nn.Module):
     """All networks of the family; `state_dict` names are `<role>.<backbone's names>`."""
 
-    def __init__(self, backbone: Backbone, groups: tuple[float, ...]) -> None:
+    def __init__(self, backbone: HyperpriorBackbone, groups: tuple[float, ...]) -> None:
         super().__init__()
         self.g_a = backbone.g_a()
         self.g_s = backbone.g_s(deviation_input=False)

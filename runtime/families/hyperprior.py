@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from runtime.errors import BundleError
 from runtime.families.base import Tensor
 
-CODES = 1 << 10  # sigma codes are 0..1023
+CODES = 1 << 15  # sigma codes are 0..32767
 Y_STRIDE, Z_STRIDE = 16, 64
 _MOST_CHANNELS = 1 << 12
 

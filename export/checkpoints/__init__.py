@@ -1,0 +1,1 @@
+"""Checkpoints of others become bundles: reading them safely, their names in our networks, the preview they lack."""
