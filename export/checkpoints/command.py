@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("checkpoint", type=Path, help=f"state dict of {', '.join(ORIGINS)}: safetensors or torch.save")
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="some are calibrated and measured on")
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; replaced if it is a bundle")
-    parser.add_argument("--name", help="of the bundle (default: that of the folder)")
+    parser.add_argument("--out", type=Path, required=True, help="folder or .bundle file to write; replaced if it is a bundle")
+    parser.add_argument("--name", help="of the bundle (default: that of --out)")
     parser.add_argument("--version", default="0.1.0")
 
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     pictures, _ = split_held_out(load_pictures(arguments.pictures, _SIDE), _CALIBRATION)
     torch.set_num_threads(1)
     networks = family_networks(imported, [cropped(picture, 64) for picture in pictures[::2]])
-    settings = TrainingSettings(arguments.name or arguments.out.name, imported.family, "imported", {})
+    settings = TrainingSettings(arguments.name or arguments.out.stem, imported.family, "imported", {})
     content = EXPORTERS[imported.family](networks, settings, pictures, "plain")
     content.measured |= {"origin": imported.origin, "tensors_left_out": len(imported.left_out)}
     folder = write_bundle(arguments.out, settings.name, arguments.version, settings.family, content)
