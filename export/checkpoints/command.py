@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("checkpoint", type=Path, help=f"state dict of {', '.join(ORIGINS)}: safetensors or torch.save")
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="some are calibrated and measured on")
-    parser.add_argument("--out", type=Path, required=True, help="folder or .bundle file to write; replaced if it is a bundle")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder or .bundle file to write; replaced if it is a bundle"
+    )
     parser.add_argument("--name", help="of the bundle (default: that of --out)")
     parser.add_argument("--version", default="0.1.0")
 
