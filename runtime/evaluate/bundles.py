@@ -19,6 +19,7 @@ class BundleCodec(ProgressiveCodec):
     def __init__(self, codec: Codec, name: str, settings: Mapping[str, Any]) -> None:
         """Take over *codec*; `close` closes it. *settings* are what it was opened with."""
         codec.model.hurry()
+        codec.model.open_all()
         self._codec, self.name, self._settings = codec, name, settings
 
     @classmethod
@@ -38,6 +39,7 @@ class BundleCodec(ProgressiveCodec):
             "exact_id": bundle.exact_id.hex(),
             "bundle_hash": bundle.bundle_hash,
             "coder": self._codec.model.coder.name,
+            "back ends": ", ".join(sorted({use.backend for use in self._codec.model.engines_report()})),
             **self._settings,
         }
 

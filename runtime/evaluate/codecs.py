@@ -130,7 +130,7 @@ class CodecChoice:
     Attributes:
         bundles: names of shipped bundles, or paths.
         peers: names in `runtime.evaluate.peers.PEERS`.
-        engine, threads: as of `runtime.Codec.open`.
+        engine, threads, precision: as of `runtime.Codec.open`.
         hashes: `bundle_hash` of each of the bundles, where they are known: another machine may have others.
     """
 
@@ -138,6 +138,7 @@ class CodecChoice:
     peers: tuple[str, ...]
     engine: str
     threads: int
+    precision: str = "auto"
     hashes: tuple[str, ...] = ()
 
     @contextmanager
@@ -154,7 +155,9 @@ class CodecChoice:
         from runtime.evaluate.peers import PEERS
 
         with ExitStack() as stack:
-            codecs: list[Codec] = [BundleCodec.open(name, self.engine, self.threads) for name in self.bundles]
+            codecs: list[Codec] = [
+                BundleCodec.open(name, self.engine, self.threads, self.precision) for name in self.bundles
+            ]
             codecs += [codec for name in self.peers for codec in PEERS[name]()]
             for codec in codecs:
                 stack.callback(codec.close)

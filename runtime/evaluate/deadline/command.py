@@ -68,7 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
     cores = available_cores()
     plan = Plan(
         report="deadline",
-        job=DeadlineJob(places, arguments.engine, threads, cores, arguments.repeats, arguments.calibration, _SEED),
+        job=DeadlineJob(
+            places=places,
+            engine=arguments.engine,
+            threads=threads,
+            precision=arguments.precision,
+            cores=cores,
+            repeats=arguments.repeats,
+            calibration=arguments.calibration,
+            seed=_SEED,
+        ),
         units=units,
         settings={
             "loads": arguments.loads,

@@ -114,7 +114,7 @@ class DeadlineJob:
 
     Attributes:
         places: by unit.
-        engine, threads: as of `Codec.open`.
+        engine, threads, precision: as of `Codec.open`.
         cores: to keep busy when loaded.
         repeats: draws of each trace for each deadline.
         calibration: runs from which percentiles are taken.
@@ -124,10 +124,15 @@ class DeadlineJob:
     places: Mapping[str, Place]
     engine: str
     threads: int
+    precision: str
     cores: int
     repeats: int
     calibration: int
     seed: int
+
+    def codec_of(self, bundle: str) -> Codec:
+        """Open *bundle*."""
+        return Codec.open(bundle, self.engine, self.threads, precision=self.precision)
 
     def open(self) -> DeadlineWorker:
         """Return the worker; codecs are opened under the load that they are measured under."""
@@ -208,7 +213,7 @@ class DeadlineWorker:
             self._stack.close()
             if place.load == LOADED:
                 self._stack.enter_context(busy(self._job.cores))
-            self._codec = self._stack.enter_context(Codec.open(place.bundle, self._job.engine, self._job.threads))
+            self._codec = self._stack.enter_context(self._job.codec_of(place.bundle))
             self._open = (place.load, place.bundle)
         return self._codec
 

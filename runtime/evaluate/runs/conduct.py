@@ -123,7 +123,7 @@ def choose_codecs(arguments: argparse.Namespace, threads: int) -> tuple[CodecCho
     """
     bundles = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in arguments.bundle)
     peers = tuple(getattr(arguments, "peers", ()))
-    return CodecChoice(bundles, peers, arguments.engine, threads).identified()
+    return CodecChoice(bundles, peers, arguments.engine, threads, arguments.precision).identified()
 
 
 def evenly(items: Sequence[N], most: int | None) -> list[N]:

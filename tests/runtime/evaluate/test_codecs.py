@@ -76,6 +76,6 @@ def test_another_bundle_of_the_same_name_is_refused(tiny: str) -> None:
     assert list(identities) == ["tiny"] and choice.hashes == (identities["tiny"]["bundle_hash"],)
     with (
         pytest.raises(ModelMismatch, match="where the run began"),
-        CodecChoice((tiny,), (), "auto", 1, ("0",)).opened(),
+        CodecChoice((tiny,), (), "auto", 1, hashes=("0",)).opened(),
     ):
         pytest.fail("it was opened")

@@ -36,7 +36,9 @@ def decodes(many: Path, tiny: str) -> list[Decode]:
     """All decodes of one picture by the tiny bundle, two of each kind."""
     (file, *_) = units_of(find_pictures([many]))
     name = unit_name(IDLE, "tiny", file.name)
-    job = DeadlineJob({name: Place(tiny, "tiny", IDLE, file.name)}, "auto", 1, 1, repeats=2, calibration=5, seed=1)
+    job = DeadlineJob(
+        {name: Place(tiny, "tiny", IDLE, file.name)}, "auto", 1, "auto", 1, repeats=2, calibration=5, seed=1
+    )
     worker = job.open()
     rows = worker.measure(Unit(name, file.path, file.sha256), file.path.read_bytes()).rows
     worker.close()
