@@ -103,9 +103,9 @@ class ContextTables(TorchTables):
 
 
 class RateReduction:
-    """Stage `crr`: loss = the share of bits that is left of trits to come, over random planes, begun or not.
+    """Stage `crr`: loss = bits of the trits to come, with context less without, over random planes, begun or not.
 
-    Shares, so that a plane of few bits weighs as much as the last one.
+    As a share of all bits of the plane, so that every plane weighs the same, but little where little of it is to come.
     """
 
     trains: tuple[str, ...] = ("crr",)
@@ -115,18 +115,19 @@ class RateReduction:
         self._random = random.Random(settings.seed)
         self._options = options
         self._tables: ContextTables | None = None
+        self._plane_bits: dict[int, Tensor] = {}  # of the last batch that met the plane when nothing of it was known
 
     def begin(self, networks: Ctc) -> None:
-        """Start from the weights as they are made."""
+        """Start from the weights as they are: as made, or further trained ones."""
 
     def loss(self, networks: Ctc, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean share of bits left, over draws of a plane."""
+        """Return the mean share of bits saved, negative, over draws of a plane; and of those that are left."""
         if self._tables is None:
             self._tables = ContextTables(with_context(make_tables(networks.prior)), x.device)
         with torch.no_grad(), autocast(x):
             latents = networks.analyse(x)
         places = list(range(1, len(self._options.segments) + 1))
-        shares = []
+        shares, left = [], []
         for place in self._random.sample(places, min(self.draws, len(places))):
             # Some of the plane may be known; into how many segments it is divided can then be decided later.
             begun = max(0.0, self._random.uniform(-0.5, 0.8))
@@ -134,9 +135,11 @@ class RateReduction:
             with autocast(x):
                 shift, spread = networks.crr(self._tables.seen(known))
             changed, own = self._tables.bits(known, shift, spread)
-            shares.append(changed / own.clamp_min(1.0))
-        share = torch.stack(shares).mean()
-        return share, {"share": share}
+            if begun == 0.0:
+                self._plane_bits[place] = own
+            shares.append((changed - own) / self._plane_bits.get(place, own).clamp_min(1.0))
+            left.append(changed.detach() / own.clamp_min(1.0))
+        return torch.stack(shares).mean(), {"left": torch.stack(left).mean()}
 
 
 class DistortionReduction:
