@@ -93,6 +93,11 @@ class BitTables:
     mean: NDArray[np.float64]
     deviation: NDArray[np.uint16]
 
+    @property
+    def row_frequencies(self) -> NDArray[np.uint32]:
+        """What the coder takes rows from."""
+        return self.frequencies
+
     @classmethod
     def of(cls, tables: Tables) -> BitTables:
         """Return binary tables of the distributions that the ternary ones stand for."""
