@@ -7,13 +7,13 @@ in units of 8, three splits, the levels, the code.
 from __future__ import annotations
 
 import numpy as np
+from targets.coders import tiny_coders, tiny_tables
+from targets.source import Source
+from targets.streams import golden_streams, portions
 
 from runtime.entropy.choose import Coder
 from runtime.entropy.plan import Field, trit_planes
 from runtime.stream import WORD_BYTES, StreamParser
-from targets.coders import tiny_coders, tiny_tables
-from targets.source import Source
-from targets.streams import golden_streams, portions
 
 _GOLDEN_LEVELS = bytes([3, 4, 4, 4, 3, 1, 0, 2])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+from targets.streams import GOLDEN
+
 from engines.costs import cache_folder
 from runtime.entropy.choose import Coder, installed_coders, open_coder
 from runtime.entropy.tables import Tables
-from targets.streams import GOLDEN
 
 
 @cache

@@ -10,12 +10,12 @@ import math
 from functools import cache
 
 import numpy as np
+from targets.source import Source
+from targets.streams import GOLDEN, golden_streams, portions, repaired
 
 from runtime import Codec, Deadline, Limits
 from runtime.entropy.choose import installed_coders
 from runtime.errors import Incomplete, LimitExceeded, ModelMismatch, StreamError
-from targets.source import Source
-from targets.streams import GOLDEN, golden_streams, portions, repaired
 
 _LONGEST_SIDE = 160
 _LIMITS = Limits(pixels=_LONGEST_SIDE**2, head_bytes=1 << 12, body_bytes=1 << 16, seconds=math.inf)  # hangs: see run.py

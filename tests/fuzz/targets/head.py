@@ -6,13 +6,13 @@ Input: height and width in units of 64 pixels, the code.
 from __future__ import annotations
 
 import numpy as np
+from targets.coders import tiny_coders, tiny_tables
+from targets.source import Source
+from targets.streams import golden_streams
 
 from runtime.entropy.plan import Field, in_array_order
 from runtime.errors import CutoffError
 from runtime.stream import WORD_BYTES, StreamParser
-from targets.coders import tiny_coders, tiny_tables
-from targets.source import Source
-from targets.streams import golden_streams
 
 _LARGEST = 9  # in units of 64 pixels
 

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from targets.source import Source
+from targets.streams import GOLDEN, golden_streams
+
 from engines.bundle import Bundle, bundle_hash, exact_id
 from engines.errors import BundleError, CutoffError
 from engines.manifest import MANIFEST, BundleLimits, parse_manifest
 from runtime.codec import Codec
 from runtime.model import Model
 from runtime.stream import Limits
-from targets.source import Source
-from targets.streams import GOLDEN, golden_streams
 
 _TILE_SIDE = 64  # so that small pictures go through the networks in tiles
 _LIMITS = Limits(pixels=1 << 14, seconds=math.inf)

@@ -6,6 +6,7 @@ Input: the file.
 from __future__ import annotations
 
 import numpy as np
+from targets.streams import GOLDEN
 
 from engines.bundle import GraphSpec
 from engines.errors import BundleError, EngineError
@@ -13,7 +14,6 @@ from engines.exact_graph import read_exact_graph
 from engines.numpy_exact import NumpyExact
 from engines.onnx_file import read_graph
 from engines.proof import prove
-from targets.streams import GOLDEN
 
 
 def one_input(data: bytes) -> None:

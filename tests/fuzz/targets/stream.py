@@ -6,10 +6,11 @@ of 16 bytes, the stream.
 
 from __future__ import annotations
 
-from runtime.errors import Incomplete, LimitExceeded, StreamError
-from runtime.stream import StreamParser, trim
 from targets.source import Source
 from targets.streams import golden_streams, portions, repaired
+
+from runtime.errors import Incomplete, LimitExceeded, StreamError
+from runtime.stream import StreamParser, trim
 
 _EXACT_ID = bytes(range(8))
 

@@ -13,14 +13,14 @@ import zipfile
 from typing import Any
 
 import numpy as np
+from targets.coders import coders, tiny_tables
+from targets.source import Source
+from targets.streams import GOLDEN
 
 from engines.arrays import read_arrays
 from engines.errors import BundleError
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import Tables
-from targets.coders import coders, tiny_tables
-from targets.source import Source
-from targets.streams import GOLDEN
 
 _NAMES = tuple(Tables.__dataclass_fields__)
 _KINDS = ("u1", "<i4", "<u4", "<i2", "<u2", "<f4", "<f8", "<i8", "<f2", "i1")
