@@ -1,10 +1,10 @@
 """`python -m export weights`: the averaged weights of a run as one small file, to export or to train on from.
 
 Weights are rounded to what bundles hold before anything is made of them, so that a bundle compresses well: those of
-free graphs to eight bits behind the point, on residual branches and in h_a to five; those of exact graphs, which become
-integers, to float16; those of priors, which become tables, not at all. (Five bits on the path that carries brightness
-cost 0.7 dB, on branches nothing that can be measured.) What a bundle holds already is not stored again: the file says
-where it is.
+free graphs to eight bits behind the point, on residual branches, in h_a and in context networks to five; those of
+exact graphs, which become integers, to float16; those of priors, which become tables, not at all. (Five bits on the
+path that carries brightness cost 0.7 dB, on branches nothing that can be measured.) What a bundle holds already is not
+stored again: the file says where it is.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from export.training.families import make_family
 from runtime.errors import BundleError, OutputError, UsageError
 from runtime.settings import load_settings
 
-EXACT_ROLES = ("h_s", "crr", "h_s_scalable", "mutual")
+EXACT_ROLES = ("h_s", "h_s_scalable", "mutual")
 _PRIORS = ("prior", "prior_scalable")
+_COARSE = ("h_a", "h_a_scalable", "crr", "cdr")
 _FREE_BITS, _BRANCH_BITS = 8, 5
 _HALF_BITS = 10
 _MAGIC = b"BZh"
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="settings the model was trained with")
     parser.add_argument("--run", type=Path, help="folder of the training run (default: runs/NAME)")
     parser.add_argument("--bundle", help="a bundle made of the same run: what it holds is left out of the file")
+    parser.add_argument("--leave-out", action="append", default=[], metavar="ROLE", help="a role to leave out")
     parser.add_argument("--out", type=Path, required=True, help="file to write, NAME.safetensors.bz2")
 
 
@@ -49,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the weights and say how long they were trained."""
     settings = load_settings(TrainingSettings, arguments.config)
     weights, steps = averaged_weights(settings, arguments.run or Path("runs") / settings.name)
-    stored = {name: _stored(name, tensor) for name, tensor in weights.items()}
+    left_out = set(arguments.leave_out)
+    stored = {k: _stored(k, v) for k, v in weights.items() if k.partition(".")[0] not in left_out}
     metadata = {"steps": json.dumps(steps)}
     if arguments.bundle is not None:
         bundle = Bundle.open(arguments.bundle)
@@ -143,12 +146,20 @@ def _from_bundle(bundle: Bundle, places: dict[str, list[str]]) -> dict[str, Tens
 def networks_with(settings: TrainingSettings, weights: dict[str, Tensor]) -> nn.Module:
     """Return the family's networks with *weights*, rounded as a weights file holds them.
 
+    Roles that a family calls optional may be absent from *weights*; they stay as they are made, and are named in
+    `absent` of what is returned.
+
     Raises:
         UsageError: the weights are of other networks.
     """
     networks = make_family(settings).networks
+    found = {k: _stored(k, v).float() for k, v in weights.items()}
+    absent = set(getattr(networks, "optional_roles", ())) - {name.partition(".")[0] for name in found}
+    found |= {k: v for k, v in networks.state_dict().items() if k.partition(".")[0] in absent}
+    if absent:
+        networks.absent = frozenset(absent)  # type: ignore[assignment]
     try:
-        networks.load_state_dict({k: _stored(k, v).float() for k, v in weights.items()})
+        networks.load_state_dict(found)
     except RuntimeError as fault:
         raise UsageError(f"the weights are not of these networks: {str(fault).splitlines()[1].strip()}") from fault
     return networks.eval()
@@ -161,7 +172,7 @@ def _stored(name: str, tensor: Tensor) -> Tensor:
     half = tensor.to(torch.float16).contiguous()
     if role in EXACT_ROLES:
         return half
-    coarse = role == "h_a" or "blocks" in name or "branch" in name
+    coarse = role in _COARSE or "blocks" in name or "branch" in name
     return _rounded(half, _BRANCH_BITS if coarse else _FREE_BITS)
 
 

@@ -19,6 +19,7 @@ from export.training.dpict import Dpict, Latents, PlaneNetworks
 from export.training.pictures import cropped
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
+from runtime.errors import UsageError
 from runtime.families.hyperprior import CODES
 from runtime.model import TABLES
 
@@ -33,7 +34,12 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
         pictures: uint8 (3, H, W); activation ranges and the cost of integers are measured on them.
         synthesis: "cuts" ships the g_s trained on random cuts, "paper" the plain one with both postprocessing networks,
             "plain" that one alone.
+
+    Raises:
+        UsageError: the weights lack what *synthesis* needs.
     """
+    if synthesis == "paper" and networks.absent:
+        raise UsageError(f"these weights are without {', '.join(sorted(networks.absent))}: train stage post first")
     inputs = [cropped(p, _STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]

@@ -56,7 +56,15 @@ class PlaneNetworks(nn.Module):
 
 
 class Dpict(PlaneNetworks):
-    """All networks of the family."""
+    """All networks of the family.
+
+    Attributes:
+        optional_roles: what weights may lack.
+        absent: those of them that they do lack; networks as they are made stand in for them.
+    """
+
+    optional_roles = ("post_low", "post_high")
+    absent: frozenset[str] = frozenset()
 
     def __init__(self, backbone: HyperpriorBackbone) -> None:
         super().__init__(backbone)

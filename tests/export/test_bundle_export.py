@@ -105,7 +105,7 @@ def test_a_weights_file_leaves_out_what_the_bundle_holds(
     bundle = write_bundle(tmp_path / "tiny.bundle", "tiny", "1", "dpict", content)
     small, large = tmp_path / "small.bz2", tmp_path / "large.bz2"
     for out, name in ((small, str(bundle)), (large, None)):
-        export_weights(argparse.Namespace(config=config, run=tmp_path / "run", bundle=name, out=out))
+        export_weights(argparse.Namespace(config=config, run=tmp_path / "run", bundle=name, leave_out=[], out=out))
     assert small.stat().st_size < 0.7 * large.stat().st_size
     found, steps = load_weights(small)
     assert steps == {"rd": 1}
@@ -115,6 +115,17 @@ def test_a_weights_file_leaves_out_what_the_bundle_holds(
     write_bundle(bundle, "tiny", "2", "dpict", EXPORTERS["dpict"](networks, tiny_settings, pictures[4:8], "paper"))
     with pytest.raises(UsageError, match="in another version of bundle tiny"):
         load_weights(small)
+
+
+def test_weights_without_what_is_optional(
+    tiny_settings: TrainingSettings, weights: dict[str, torch.Tensor], pictures_folder: Path
+) -> None:
+    """Postprocessing may be absent, but not where it is to ship."""
+    few = {k: v for k, v in weights.items() if not k.startswith("post_")}
+    networks = networks_with(tiny_settings, few)
+    pictures = load_pictures([pictures_folder], 64)
+    with pytest.raises(UsageError, match="without post_high, post_low"):
+        EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], "paper")
 
 
 def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:
