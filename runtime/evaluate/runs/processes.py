@@ -52,7 +52,10 @@ def run_in_processes(job: Job, units: Sequence[Unit], workers: int) -> Iterator[
 
 def _until_broken(pool: ProcessPoolExecutor, left: dict[str, Unit]) -> Iterator[Outcome]:
     """Yield outcomes, and take their units out of *left*; BrokenProcessPool if a process died before all were there."""
-    futures = {pool.submit(_measure, unit): name for name, unit in left.items()}
+    try:
+        futures = {pool.submit(_measure, unit): name for name, unit in left.items()}
+    except OSError as fault:  # a process died while others were still to be started
+        raise BrokenProcessPool("a process died early") from fault
     for future in as_completed(futures):
         outcome = future.result()
         del left[futures[future]]

@@ -22,7 +22,7 @@ from engines.errors import BundleError
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import Tables
 
-_NAMES = tuple(Tables.__dataclass_fields__)
+_NAMES = tuple(name for name in Tables.__dataclass_fields__ if name != "context")
 _KINDS = ("u1", "<i4", "<u4", "<i2", "<u2", "<f4", "<f8", "<i8", "<f2", "i1")
 _LARGEST_TOTAL = 1 << 20
 _CODE = bytes(range(7, 250, 3))
