@@ -4,6 +4,9 @@ Nothing here imports numba: `runtime.entropy.compiled` compiles these functions 
 slowly, where it cannot. Each stands alone, because a compiled function cannot call a plain one. All arithmetic of the
 code is on uint64 and exact; only `lower` of the encoder wraps, on purpose (that is the carry).
 
+Indices are made unsigned before they are used: numba then leaves out the check for negative ones, which takes a fifth
+of the time.
+
 The code is that of `runtime.entropy.coder`: an interval of 64 bits, words of 32 bits, frequencies of 24.
 """
 
@@ -92,7 +95,7 @@ def encode_trits(
     lower, length, written = state[0], state[1], state[2]
     fall = np.int64(0)
     for k in range(len(rows)):
-        row, node, i = rows[k], parents[k], indices[k]
+        row, node, i = np.uint64(rows[k]), np.uint64(parents[k]), np.uint64(indices[k])
         trit = digits[symbols[i] + _LARGEST_SYMBOL]
         scale = length >> _TOTAL_BITS
         start, end = np.uint64(bounds[row, trit]), np.uint64(bounds[row, trit + 1])
@@ -146,7 +149,7 @@ def decode_trits(
     count = len(rows)
     k = 0
     while k < count:
-        row = rows[k]
+        row = np.uint64(rows[k])
         scale = length >> _TOTAL_BITS
         low, high, trit = _NONE, scale * np.uint64(bounds[row, 1]), 0
         second, top = scale * np.uint64(bounds[row, 2]), scale << _TOTAL_BITS
@@ -158,7 +161,7 @@ def decode_trits(
             break
         offset -= low
         length = high - low
-        nodes[indices[k]] = first_child[parents[k]] + np.int32(trit)
+        nodes[np.uint64(indices[k])] = first_child[np.uint64(parents[k])] + np.int32(trit)
         k += 1
         if length < _FULL_WORD:
             offset, length, gap = offset << _WORD_BITS, length << _WORD_BITS, gap << _WORD_BITS
