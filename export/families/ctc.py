@@ -25,6 +25,7 @@ from export.training.pictures import cropped
 from runtime.entropy.context import CHANGE_LIMIT, CHANGE_UNIT, FEATURE_BITS
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import MEAN_UNIT, MOST_TRITS, Tables
+from runtime.errors import UsageError
 from runtime.families import ctc
 from runtime.families.base import RunGraph
 from runtime.families.hyperprior import CODES, Z_STRIDE
@@ -41,6 +42,8 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
     Args:
         pictures: uint8 (3, H, W); activation ranges and rates are measured on them.
     """
+    if networks.absent and networks.options.refined <= MOST_TRITS:
+        raise UsageError(f"these weights are without {', '.join(networks.absent)}: train its stage first")
     inputs = [cropped(p, Z_STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]

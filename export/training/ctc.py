@@ -51,7 +51,14 @@ class Options:
 
 
 class Ctc(PlaneNetworks):
-    """All networks of the family."""
+    """All networks of the family.
+
+    Attributes:
+        optional_roles, absent: as of `export.training.dpict.Dpict`.
+    """
+
+    optional_roles = ("cdr",)
+    absent: frozenset[str] = frozenset()
 
     def __init__(self, backbone: Backbone, options: Options) -> None:
         super().__init__(backbone)
