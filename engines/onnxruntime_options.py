@@ -10,8 +10,8 @@ two busy cores a run of g_s took 40 % more processor time with it. The arena, ON
 difference was found (docs/engines.md).
 
 CUDA. `cudnn_conv_algo_search`: HEURISTIC. EXHAUSTIVE gives other results from session to session, and since ONNX
-Runtime 1.20 DEFAULT means a slow fallback (onnxruntime issue 22705). The arena grows by what is asked for, as memory of
-small devices is shared.
+Runtime 1.20 DEFAULT means a slow fallback (microsoft/onnxruntime#22705). The arena grows by what is asked for, as
+memory of small devices is shared.
 
 TensorRT. One session per set of input sizes: with a profile of exactly these, since a size outside makes the provider
 build again, for minutes, inside a run. Precision is written in the graph (`engines.half`), so no FP16 flag is set.
