@@ -36,6 +36,7 @@ def kill_one() -> None:
     os.kill(victim.pid, signal.SIGKILL)
 
 
+# As below: the pool's own thread.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_nothing_is_lost_or_counted_twice_when_a_process_is_killed(units: list[Unit]) -> None:
     """The outcomes are those of one process, whatever happens to another on the way."""
