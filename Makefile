@@ -70,7 +70,7 @@ $(VENV)/.eval: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(PIP) -e '.[dev,eval,export]'
+	$(PIP) -e '.[dev,edge,eval,export,serve]'
 	$(PIP) --no-deps --only-binary :all: '$(COMPRESSAI)' || echo 'no wheel of compressai: tests of its checkpoints skip'
 	touch $@
 
