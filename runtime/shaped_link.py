@@ -310,7 +310,7 @@ class ShapedLink:
     def _abort_all(self) -> None:
         for pipe in (self.up, self.down):
             pipe.clear()
-        for transport in list(self._transports):
+        for transport in [one for one in self._transports if not one.is_closing()]:
             # Without lingering, the other end sees a reset and no orderly end.
             end: socket.socket = transport.get_extra_info("socket")
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -323,10 +323,12 @@ class ShapedLink:
             await self._until(ends)
             self._refuses = False
 
-    async def _connected(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._relay(reader, writer))
         self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _relay(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         ends = [near]
         try:
             if self._refuses:
@@ -345,7 +347,6 @@ class ShapedLink:
             for end in ends:
                 self._transports.discard(end.transport)
                 end.transport.abort()
-            self._tasks.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pipe: Pipe) -> None:
         travelling: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_IN_FLIGHT)

@@ -262,6 +262,23 @@ def test_silence_loses_nothing() -> None:
     through(work)
 
 
+def test_leaving_ends_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a word: connections that still carry something are reset."""
+
+    async def run() -> None:
+        async with echo() as target:
+            async with ShapedLink(target, FAST) as port:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"one")
+                assert await reader.readexactly(3) == b"one"
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+            writer.close()
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
 def test_without_a_target_connections_end() -> None:
     """The link itself stays."""
 
