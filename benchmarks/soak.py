@@ -4,8 +4,8 @@
 
 Every camera is a process that sends a test pattern over one link, which stalls for two seconds each minute and breaks
 for five each second minute, so that connecting again and the spool are part of it. Caps of store and spool are low
-enough to be reached. Resident memory, file handles, threads and disk of every process are noted every few seconds; a line is
-fitted to what was noted after a warm-up (the median of slopes between all pairs: single peaks do not move it).
+enough to be reached. Resident memory, file handles, threads and disk of every process are noted every few seconds; a
+line is fitted to what was noted after a warm-up (the median of slopes between all pairs: single peaks do not move it).
 
 "Grows" is: memory whose line rises over the time measured by more than 3 % and 8 MB; or handles or threads whose last
 quarter has a higher maximum than the quarter after the warm-up, by more than 3. Exit status 1 if anything does.
