@@ -26,8 +26,10 @@ from runtime.serve.classify import open_classifier
 from runtime.serve.cuts import Cuts
 from runtime.serve.desk import Desk
 from runtime.serve.events import Events
+from runtime.serve.http_decode import Uploads
 from runtime.serve.intake import Intake
 from runtime.serve.metrics import CONTENT_TYPE, Metrics
+from runtime.serve.openapi import document
 from runtime.serve.session import Session
 from runtime.serve.settings import LOOPBACK, ServerSettings
 from runtime.serve.store import Store
@@ -44,7 +46,7 @@ class Server:
     Attributes:
         settings, tokens, events, metrics: there from the beginning.
         store, cuts: there from the beginning, so that the past can be looked at while networks warm up.
-        intake, exact_id: once `ready`.
+        intake, uploads, exact_id: once `ready`.
         ready: frames are taken.
     """
 
@@ -62,6 +64,7 @@ class Server:
         self.store = Store(settings.store)
         self.cuts = Cuts(settings.decode.bundle, settings.classifier, self._limits)
         self.intake: Intake | None = None
+        self.uploads: Uploads | None = None
         self.exact_id = ""
         self.ready = False
 
@@ -96,6 +99,7 @@ class Server:
         )
         desk.start()
         self.intake = Intake(desk, self.store, self.events, self.metrics, self.settings.limits, self.clock)
+        self.uploads = Uploads(desk, self.tokens, self.settings.limits, self.clock)
         self.ready = True
         LOG.info("ready: %s, %d worker(s)", codecs[0].bundle.name, len(codecs))
 
@@ -161,6 +165,8 @@ def build_app(settings: ServerSettings, environment: Mapping[str, str] = os.envi
     app = Starlette(
         routes=[
             WebSocketRoute(INGEST_PATH, _ingest),
+            Route("/v1/decode", _decode, methods=["POST"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/healthz", _health, methods=["GET"]),
             Route("/readyz", _readiness, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
@@ -178,6 +184,17 @@ async def _ingest(websocket: WebSocket) -> None:
         await websocket.close(1013, "not ready")
         return
     await Session(websocket, server.intake, server.tokens, server.settings.limits, server.exact_id, server.clock).run()
+
+
+async def _decode(request: Request) -> Response:
+    server = server_of(request)
+    if server.uploads is None or not server.ready:
+        return JSONResponse({"error": "not ready"}, 503, {"Retry-After": "5"})
+    return await server.uploads.answer(request)
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(document())
 
 
 async def _health(request: Request) -> Response:
