@@ -1,20 +1,21 @@
 // A camera's deadline record: a mark for each frame, above the line when it was in time, below it when late,
-// and behind the marks how many bytes came.
+// and behind the marks how many bytes arrived.
 
 import { shape } from "./dom.js";
 
 export const MOST = 60; // frames drawn
 const WIDTH = 300, HEIGHT = 64, LINE = 46, RATE_SECONDS = 10;
 const LEGEND = "Each mark is a frame: dots above the line were in time (hollow: the preview network answered), "
-  + "crosses below it were late. Bars: bytes used.";
+  + "crosses below it were late. Bars: bytes that arrived.";
 
+const arrived = (one) => one.held ?? one.bytes;
 export const isLate = (one) => one.status === "missed" || (one.margin_ms != null && one.margin_ms < 0);
 
-/** Return bits per second of the answers' bytes over the last seconds of the record. */
+/** Return bits per second of what arrived over the last seconds of the record. */
 export function rateOf(record, now = Date.now() / 1000) {
   const recent = record.filter((one) => one.received > now - RATE_SECONDS);
   if (!recent.length) return 0;
-  return 8 * recent.reduce((sum, one) => sum + one.bytes, 0) / RATE_SECONDS;
+  return 8 * recent.reduce((sum, one) => sum + arrived(one), 0) / RATE_SECONDS;
 }
 
 /** Return the record in a sentence. */
@@ -28,12 +29,12 @@ export function summaryOf(record) {
 export function drawRecord(chart, record) {
   const shown = record.slice(-MOST);
   const widest = Math.max(1, ...shown.map((one) => one.margin_ms ?? 0));
-  const most = Math.max(1, ...shown.map((one) => one.bytes));
+  const most = Math.max(1, ...shown.map((one) => arrived(one)));
   const step = WIDTH / MOST;
   const marks = [];
   shown.forEach((one, index) => {
     const x = WIDTH - (shown.length - index - 0.5) * step;
-    const height = one.bytes / most * (HEIGHT - 6);
+    const height = arrived(one) / most * (HEIGHT - 6);
     marks.push(shape("rect", { class: "rate", x: x - step / 2 + 0.4, y: HEIGHT - height, width: step - 0.8, height }));
   });
   marks.push(shape("line", { class: "zero", x1: 0, x2: WIDTH, y1: LINE, y2: LINE }));
