@@ -131,7 +131,7 @@ def test_too_many_uploads_at_a_time(settings, tiny_stream):
     few = dataclasses.replace(settings, limits=LimitSettings(frames=1))
     with serving(few) as running, socket.create_connection(("127.0.0.1", running.port)) as slow:
         head = f"POST /v1/decode HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {GATE}\r\nContent-Length: 500\r\n\r\n"
-        slow.sendall(head.encode() + b"x")
+        slow.sendall(head.encode() + tiny_stream[:50])
         for _ in range(int(PATIENCE_S / 0.02)):
             if running.server.uploads.open_requests:
                 break
