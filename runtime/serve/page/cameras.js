@@ -29,7 +29,8 @@ class Card {
     this.bytes = element("dd", {}, "–");
     this.steps = element("dd", {}, "–");
     this.margin = element("dd", {}, "–");
-    this.chart = shape("svg", { role: "img", preserveAspectRatio: "none" });
+    this.chart = shape("svg", { role: "img" });
+    new ResizeObserver(() => drawRecord(this.chart, this.record)).observe(this.chart);
     this.kept = element("span");
     this.rate = element("span");
     this.root = element("li", { class: "camera", "data-camera": this.camera },

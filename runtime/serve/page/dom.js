@@ -52,6 +52,7 @@ export function writeMargin(milliseconds) {
 /** Return how a frame's answer stood to its deadline; nothing if there is no answer. */
 export function writeOutcome(one) {
   if (!one.status) return "–";
+  if (one.status === "unusable") return "no picture";
   return one.status === "missed" && !(one.margin_ms < 0) ? "missed" : writeMargin(one.margin_ms);
 }
 
