@@ -6,13 +6,14 @@ Results go to stdout, notes and errors to stderr. Exit status: 0, 1 for bad data
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runtime.cli import bench, bundles, decode, demo, doctor, encode, engines, inspect, selfcheck, serve, trim
 from runtime.errors import CutoffError, MissingExtra, UsageError
@@ -29,18 +30,21 @@ class Verb:
     run: Callable[[argparse.Namespace], int]
 
 
-def _add_eval_arguments(parser: argparse.ArgumentParser) -> None:
-    try:
-        from runtime.evaluate import command
-    except ModuleNotFoundError as fault:
-        raise MissingExtra(f"`cutoff eval` needs {fault.name}: pip install 'cutoff[eval]'") from fault
-    command.add_arguments(parser)
+def _by_name(summary: str, module: str, extra: str) -> Verb:
+    """Return a verb whose module is imported when it is called: it needs the packages of an extra.
 
+    A name, as no file of `runtime` imports the packages above it; the verb of such a package stands here nevertheless.
+    """
 
-def _run_eval(arguments: argparse.Namespace) -> int:
-    from runtime.evaluate import command
+    def command() -> Any:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as fault:
+            raise MissingExtra(f"`cutoff {extra}` needs {fault.name}: pip install 'cutoff[{extra}]'") from fault
 
-    return command.run(arguments)
+    return Verb(
+        summary, lambda parser: command().add_arguments(parser), lambda arguments: int(command().run(arguments))
+    )
 
 
 VERBS = {
@@ -55,7 +59,8 @@ VERBS = {
     "doctor": Verb("examine this machine and every back end, into one file", doctor.add_arguments, doctor.run),
     "serve": Verb("serve cameras: decode what they send, by its deadline", serve.add_arguments, serve.run),
     "demo": Verb("encode pictures, cut the streams, and show what comes of them", demo.add_arguments, demo.run),
-    "eval": Verb("evaluate bundles over folders of pictures", _add_eval_arguments, _run_eval),
+    "eval": _by_name("evaluate bundles over folders of pictures", "runtime.evaluate.command", "eval"),
+    "edge": _by_name("send a camera's pictures to a server", "edge_client.command", "edge"),
 }
 
 

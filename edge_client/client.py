@@ -1,0 +1,312 @@
+"""The edge client, put together.
+
+    source → capture thread → newest picture → encoding thread → camera frame ┬→ dispatch ↔ transport ↔ server
+                                                                              └→ spool thread ─┘
+
+One event loop owns dispatch and transport; the spool has a thread, as disks wait. SIGTERM and the end of the source
+drain: no more pictures, what is under way gets its time, the rest goes to the spool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from edge_client.capture import Capture, Newest
+from edge_client.counter import Counter
+from edge_client.dispatch import Dispatch, Finished
+from edge_client.encoding import Encoding
+from edge_client.frames import CameraFrame
+from edge_client.link import Link
+from edge_client.metrics import Metrics
+from edge_client.schedule import Pace
+from edge_client.settings import EdgeSettings
+from edge_client.sources import import_cv2, open_source, source_name
+from edge_client.spool import Spool, Spooled
+from edge_client.status import StatusServer
+from edge_client.transport import Transport
+from runtime.codec import Codec
+from runtime.errors import OutputError
+
+_LOG = logging.getLogger(__name__)
+_TICK_S = 0.25
+_TEND_S = 60.0
+_REST_S = 30.0
+_REFILL_S = 0.02
+_STUCK_S = 10.0
+_ENCODE_S = 10.0  # for the picture that is being encoded when the client ends
+
+T = TypeVar("T")
+
+
+class Client:
+    """One camera's client; `run` is all there is to it."""
+
+    def __init__(self, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Open what must be there: OpenCV, the bundle, the state folder, the status port.
+
+        Raises:
+            CutoffError: something is missing; nothing was started.
+        """
+        self._settings, self._clock = settings, clock
+        self._cv2 = import_cv2()
+        self.metrics = Metrics()
+        sending, codec = settings.sending, settings.codec
+        self._codec = Codec.open(
+            codec.bundle, codec.engine, codec.threads or None, coder=codec.coder, precision=codec.precision
+        )
+        self._counter = Counter(settings.state, settings.camera)
+        pace = Pace(sending.chunk_bytes, sending.answer_s, sending.queue_s)
+        self._link = Link(sending.rate_kbps * 1000 / 8, queue_s=sending.queue_s)
+        self.dispatch = Dispatch(self._link, pace, sending.frames, sending.frame_bytes or None)
+        self._newest = Newest()
+        self._capture = Capture(
+            lambda: open_source(settings.source, self._cv2), self._newest, settings.source.fps, clock=clock
+        )
+        self._spool: Spool | None = None
+        self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._resting: dict[int, float] = {}  # frames of the spool that made no progress, and until when they wait
+        self._notes: set[asyncio.Task[None]] = set()
+        self._ticked_at = clock()
+        self._draining = False
+        self._status = (
+            StatusServer(settings.status.host, settings.status.port, self.metrics.registry, self.healthy, self.ready)
+            if settings.status.port
+            else None
+        )
+
+    async def run(self) -> None:
+        """Send pictures until SIGTERM, SIGINT or the end of the source; then drain.
+
+        Raises:
+            CutoffError: it cannot start.
+        """
+        loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._refill = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread
+                loop.add_signal_handler(number, self._stop.set)
+        self._transport = Transport(
+            self._settings.server,
+            self._settings.camera,
+            self._codec.bundle.exact_id,
+            self.dispatch,
+            self.metrics,
+            self._changed,
+            clock=self._clock,
+        )
+        encoding = Encoding(
+            self._codec,
+            self._settings,
+            self._newest,
+            self._counter.next,
+            lambda frame: loop.call_soon_threadsafe(self._encoded, frame),
+            lambda: loop.call_soon_threadsafe(self._stop.set),
+            self.metrics,
+            self._cv2,
+        )
+        _LOG.info("starting", extra={"camera": self._settings.camera, "source": source_name(self._settings.source)})
+        await self._in_spool(self._open_spool)
+        tasks = [asyncio.ensure_future(one) for one in (self._transport.run(), self._tick(), self._resend())]
+        await asyncio.to_thread(encoding.warm_up)
+        encoding.start()
+        self._capture.start()
+        try:
+            await _first(self._stop.wait(), *(asyncio.shield(task) for task in tasks))
+            await self._drain(encoding)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._close(encoding)
+
+    def stop(self) -> None:
+        """Begin to drain; to be called in the event loop."""
+        self._stop.set()
+
+    def healthy(self) -> dict[str, bool]:
+        """Return whether the event loop runs; what a supervisor should restart the client for."""
+        return {"loop": self._clock() - self._ticked_at < _STUCK_S}
+
+    def ready(self) -> dict[str, bool]:
+        """Return whether pictures come in and go out."""
+        return {"source": self._capture.working, "server": self.dispatch.online, "running": not self._draining}
+
+    def _encoded(self, frame: CameraFrame) -> None:
+        if self._settings.spool.keep == "all":
+            self._note(lambda spool: spool.add(frame))
+        self.dispatch.add(frame)
+        self._changed()
+        self._transport.wake()
+
+    def _changed(self) -> None:
+        """See what dispatch has finished, and what of it concerns the spool."""
+        now = self._clock()
+        for one in self.dispatch.finished(now):
+            self._count(one)
+            self._settle(one)
+        if self.dispatch.spare():
+            self._refill.set()
+
+    def _count(self, one: Finished) -> None:
+        metrics, due = self.metrics, one.frame.due
+        if due is None:
+            metrics.resent.labels(one.result.status if one.result else one.why).inc()
+            return
+        metrics.frames.labels(one.why).inc()
+        if one.result is not None and one.answered_at is not None:
+            metrics.answers.labels(one.result.status).inc()
+            metrics.answer_s.observe(one.answered_at - one.frame.taken)
+            if one.answered_at <= due and one.result.status in ("ok", "preview", "damaged"):
+                metrics.in_time.inc()
+        level = logging.DEBUG if one.result is not None else logging.INFO
+        content = {"sequence": one.frame.sequence, "why": one.why, "held": one.held, "result": one.result}
+        _LOG.log(level, "frame finished", extra=content)
+
+    def _settle(self, one: Finished) -> None:
+        """Tell the spool what the server has stored, or give it what it should keep."""
+        frame, stored = one.frame, one.result is not None and one.result.stored
+        held = one.held if stored else 0
+        done = stored and (one.enough or held >= self._wanted(frame))
+        hopeless = one.result is not None and one.result.status == "unusable" and held >= len(frame.stream)
+        if frame.due is None and not done and (not stored or one.held <= one.held_before):
+            self._resting[frame.sequence] = self._clock() + _REST_S
+        if self._settings.spool.keep == "all" or frame.due is None:
+            if stored or hopeless:
+                self._note(lambda spool: spool.stored(frame.sequence, held, done=done or hopeless))
+        elif not done:
+            self._note(lambda spool: spool.add(frame, held))
+
+    def _wanted(self, frame: CameraFrame) -> int:
+        """Return how many bytes of *frame* are to reach the server."""
+        return min(len(frame.stream), self._settings.spool.frame_bytes or len(frame.stream))
+
+    async def _resend(self) -> None:
+        """Give dispatch frames of the spool whenever it can take some."""
+        while True:
+            await self._refill.wait()
+            await asyncio.sleep(_REFILL_S)  # many messages, one look
+            self._refill.clear()
+            now = self._clock()
+            self._resting = {sequence: until for sequence, until in self._resting.items() if until > now}
+            spare, without = self.dispatch.spare(), self.dispatch.under_way | self._resting.keys()
+            if self._draining or self._spool is None or not spare or not self._spool.frames:
+                continue
+            for one in await self._in_spool(functools.partial(self._best, spare, without)) or ():
+                if self.dispatch.spare() and not self._draining:
+                    self.dispatch.add(one.frame, self._portion(one), known=one.held)
+                    self._transport.wake()
+
+    def _best(self, count: int, without: frozenset[int]) -> list[Spooled]:
+        return self._spool.best(count, without) if self._spool is not None else []
+
+    def _portion(self, one: Spooled) -> int:
+        """Return up to where *one* is sent this time: first every frame's beginning, then the rest."""
+        wanted, first = self._wanted(one.frame), self._settings.spool.portion_bytes
+        return min(wanted, first) if one.held < first else wanted
+
+    async def _tick(self) -> None:
+        tended_at = self._clock()
+        while True:
+            self._ticked_at = now = self._clock()
+            self._changed()
+            self._measure(now)
+            if self._spool is not None and now - tended_at > _TEND_S:
+                tended_at = now
+                self._note(lambda spool: spool.tend())
+            await asyncio.sleep(_TICK_S)
+
+    def _measure(self, now: float) -> None:
+        metrics = self.metrics
+        metrics.connected.set(self.dispatch.online)
+        metrics.source.set(self._capture.working)
+        metrics.rate.set(self._link.rate(now))
+        metrics.round_trip_s.set(self._link.round_trip_s)
+        metrics.in_flight.set(self._link.in_flight)
+        metrics.sent_bytes.set(self.dispatch.bytes_sent)
+        metrics.captured.set(self._capture.pictures)
+        metrics.replaced.set(self._newest.replaced)
+        if self._spool is not None:
+            metrics.spool_frames.set(self._spool.frames)
+            metrics.spool_bytes.set(self._spool.size_bytes)
+            metrics.spool_evicted.set(self._spool.evicted)
+
+    async def _drain(self, encoding: Encoding) -> None:
+        """Take no more pictures; wait for what is under way, each frame until its deadline at the latest."""
+        _LOG.info("draining", extra={"under_way": self.dispatch.live})
+        self._draining = True
+        await asyncio.to_thread(self._capture.stop)
+        await asyncio.to_thread(encoding.join, _ENCODE_S)
+        await asyncio.sleep(0)  # the last frame is delivered
+        last = self._clock() + self._settings.sending.drain_s
+        while self.dispatch.live and self._clock() < last:
+            if self._settings.spool.file is not None and not self.dispatch.online:
+                break  # what waits is safe there
+            await asyncio.sleep(0.02)
+            self._changed()
+
+    async def _close(self, encoding: Encoding) -> None:
+        self.dispatch.close()
+        self._changed()
+        if self._notes:
+            await asyncio.wait(set(self._notes))
+        await self._in_spool(self._close_spool)
+        self._spool_thread.shutdown()
+        if self._status is not None:
+            self._status.close()
+        if encoding.join(0):
+            self._codec.close()
+        self._counter.close()
+        _LOG.info("ended", extra={"in_spool": self._spool.frames if self._spool else 0})
+
+    def _open_spool(self) -> None:
+        settings = self._settings.spool
+        if settings.file is not None:
+            self._spool = Spool(settings.file, settings.most_bytes, settings.most_hours * 3600, self._clock)
+
+    def _close_spool(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+
+    def _note(self, work: Callable[[Spool], None]) -> None:
+        """Do *work* in the spool's thread, after what was noted before."""
+        if self._settings.spool.file is not None:
+            task = asyncio.ensure_future(self._noted(work))
+            self._notes.add(task)
+            task.add_done_callback(self._notes.discard)
+
+    async def _noted(self, work: Callable[[Spool], None]) -> None:
+        def in_thread() -> None:
+            if self._spool is None:
+                self._open_spool()
+            if self._spool is not None:
+                work(self._spool)
+
+        await self._in_spool(in_thread)
+
+    async def _in_spool(self, work: Callable[[], T]) -> T | None:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._spool_thread, work)
+        except OutputError as fault:  # the camera goes on
+            self.metrics.spool_errors.inc()
+            _LOG.error("spool failed", extra={"fault": str(fault)})
+            return None
+
+
+async def _first(*waiting: Awaitable[object]) -> None:
+    """Wait until the first of *waiting* ends, and raise what it raised."""
+    tasks = [asyncio.ensure_future(one) for one in waiting]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()

@@ -1,0 +1,146 @@
+"""What the link carries, from acknowledgements alone: delivered rate, round trip, and how much more may be out.
+
+A socket's buffer takes bytes long before anybody has them, so it tells nothing. The server acknowledges what it holds;
+between a chunk's departure and its acknowledgement others were acknowledged, and that many bytes in that time is what
+the link carried. All functions take the time: nothing here looks at a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+_MEMORY_S = 1.0  # how long a measured rate counts: links of vehicles and phones change within seconds
+_ROUND_TRIP_MEMORY_S = 30.0
+_SHORTEST_S = 1e-4
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A chunk on its way; what was known when it left."""
+
+    sequence: int
+    end: int  # offset in the stream behind its last byte
+    size: int
+    sent_at: float
+    delivered: int
+    delivered_at: float
+    pausing: bool  # the sender had nothing to send shortly before: the measured rate is a lower bound
+
+
+class Link:
+    """Estimates of one link. Sizes are bytes of streams, times seconds on any one clock."""
+
+    def __init__(self, rate: float = 32_000.0, round_trip_s: float = 0.1, queue_s: float = 0.1) -> None:
+        """Begin with a guess.
+
+        Args:
+            rate: bytes per second, until something was measured.
+            round_trip_s: of an empty link, until something was measured.
+            queue_s: how long chunks may wait in the link's queues: enough that the link never runs dry between
+                acknowledgements, not so much that a newer and better chunk has to wait behind them.
+        """
+        self._rate = rate
+        self._guess = round_trip_s
+        self._queue_s = queue_s
+        self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
+        self._round_trips: deque[tuple[float, float]] = deque()  # (instant, seconds), seconds rising
+        self._chunks: deque[_Chunk] = deque()
+        self._delivered = 0
+        self._delivered_at = 0.0
+        self._pausing_until = 0  # delivered bytes up to which rates are lower bounds
+        self.in_flight = 0
+
+    @property
+    def round_trip_s(self) -> float:
+        """The shortest round trip of the last half minute, about that of an empty link."""
+        return self._round_trips[0][1] if self._round_trips else self._guess
+
+    def rate(self, now: float) -> float:
+        """Return the bytes per second that the link delivers.
+
+        It is the highest rate measured within the last second, as most measurements see pauses of the sender. What has
+        been on its way for too long lowers it at once.
+        """
+        if not self._chunks:
+            return self._rate
+        oldest = self._chunks[0]
+        waited = now - max(oldest.sent_at, oldest.delivered_at) - self.round_trip_s
+        carried = self._delivered - oldest.delivered + oldest.size
+        return min(self._rate, carried / max(waited, _SHORTEST_S))
+
+    def sent(self, now: float, sequence: int, end: int, size: int) -> None:
+        """Note that a chunk of *size* bytes, which ends at offset *end* of frame *sequence*, leaves."""
+        if not self._chunks:
+            self._delivered_at = now
+        pausing = self._delivered < self._pausing_until or not self._chunks
+        self._chunks.append(_Chunk(sequence, end, size, now, self._delivered, self._delivered_at, pausing))
+        self.in_flight += size
+
+    def acknowledged(self, now: float, sequence: int, held: int) -> None:
+        """Note that the server holds *held* bytes of frame *sequence*.
+
+        What left before the last chunk that this tells of has arrived, too: the connection keeps the order.
+        """
+        position = next(
+            (
+                place
+                for place in range(len(self._chunks) - 1, -1, -1)
+                if self._chunks[place].sequence == sequence and self._chunks[place].end <= held
+            ),
+            None,
+        )
+        if position is None:
+            return
+        for _ in range(position + 1):
+            last = self._chunks.popleft()
+            self._delivered += last.size
+            self.in_flight -= last.size
+        self._delivered_at = now
+        elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
+        self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
+        self.round_trip(now, now - last.sent_at)
+
+    def round_trip(self, now: float, seconds: float) -> None:
+        """Note that an answer came *seconds* after what it answers; the shortest count."""
+        seconds = max(seconds, _SHORTEST_S)
+        while self._round_trips and self._round_trips[-1][1] >= seconds:
+            self._round_trips.pop()
+        self._round_trips.append((now, seconds))
+        while self._round_trips[0][0] < now - _ROUND_TRIP_MEMORY_S:
+            self._round_trips.popleft()
+
+    def pausing(self) -> None:
+        """Note that the sender has nothing to send although more might be out."""
+        self._pausing_until = self._delivered + self.in_flight
+
+    def room(self, now: float, arrive_by: float | None, least: int = 0) -> int:
+        """Return how many bytes more may be out so that the last of them arrives by *arrive_by*; negative if none.
+
+        Args:
+            arrive_by: None for bytes without a deadline.
+            least: bytes that may always be out, so that something is measured.
+        """
+        rate, round_trip_s = self.rate(now), self.round_trip_s
+        window = max(rate * (round_trip_s + self._queue_s), least) - self.in_flight
+        if arrive_by is not None:
+            queued = max(0.0, self.in_flight - rate * round_trip_s)
+            window = min(window, rate * (arrive_by - now - round_trip_s / 2) - queued)
+        return int(max(min(window, 2.0**53), -(2.0**53)))
+
+    def lost(self) -> None:
+        """Forget what was on its way: the connection is gone. The rate stays as a guess for the next."""
+        self._chunks.clear()
+        self._rates.clear()
+        self._round_trips.clear()
+        self._delivered = self._pausing_until = self.in_flight = 0
+
+    def _measured(self, now: float, rate: float, pausing: bool) -> None:
+        while self._rates and self._rates[0][0] < now - _MEMORY_S:
+            self._rates.popleft()
+        if pausing and rate < self._rate:
+            return
+        while self._rates and self._rates[-1][1] <= rate:
+            self._rates.pop()
+        self._rates.append((now, rate))
+        self._rate = self._rates[0][1]
