@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -22,14 +23,18 @@ from runtime.codec import Codec
 from runtime.errors import OutputError
 from runtime.protocol import INGEST_PATH
 from runtime.serve.classify import open_classifier
+from runtime.serve.cuts import Cuts
 from runtime.serve.desk import Desk
 from runtime.serve.events import Events
+from runtime.serve.http_decode import Uploads
 from runtime.serve.intake import Intake
 from runtime.serve.metrics import CONTENT_TYPE, Metrics
+from runtime.serve.openapi import document
 from runtime.serve.session import Session
-from runtime.serve.settings import ServerSettings
+from runtime.serve.settings import LOOPBACK, ServerSettings
 from runtime.serve.store import Store
 from runtime.serve.tokens import COOKIE, Tokens, bearer
+from runtime.serve.views import Views
 from runtime.stream import Limits
 
 LOG = logging.getLogger("cutoff.serve")
@@ -40,8 +45,8 @@ class Server:
 
     Attributes:
         settings, tokens, events, metrics: there from the beginning.
-        store: there from the beginning, so that the past can be looked at while networks warm up.
-        intake, exact_id: once `ready`.
+        store, cuts: there from the beginning, so that the past can be looked at while networks warm up.
+        intake, uploads, exact_id: once `ready`.
         ready: frames are taken.
     """
 
@@ -57,12 +62,20 @@ class Server:
         self.tokens = Tokens.read(settings, environment)
         self.events, self.metrics = Events(), Metrics()
         self.store = Store(settings.store)
+        self.cuts = Cuts(settings.decode.bundle, settings.classifier, self._limits)
         self.intake: Intake | None = None
+        self.uploads: Uploads | None = None
         self.exact_id = ""
         self.ready = False
 
     def viewer(self, connection: HTTPConnection) -> str | None:
-        """Return who looks, by the header `Authorization: Bearer` or the cookie; None if nobody who may."""
+        """Return who looks, by the header `Authorization: Bearer` or the cookie; None if nobody who may.
+
+        Where no token is needed, the server must have been asked by a name of this machine: a name of another site
+        that was made to mean 127.0.0.1 would let that site's pages look.
+        """
+        if self.tokens.open_to_viewers and not _is_loopback(connection.headers.get("host", "")):
+            return None
         token = bearer(connection.headers.get("authorization")) or connection.cookies.get(COOKIE)
         return self.tokens.viewer_of(token)
 
@@ -86,6 +99,7 @@ class Server:
         )
         desk.start()
         self.intake = Intake(desk, self.store, self.events, self.metrics, self.settings.limits, self.clock)
+        self.uploads = Uploads(desk, self.tokens, self.settings.limits, self.clock)
         self.ready = True
         LOG.info("ready: %s, %d worker(s)", codecs[0].bundle.name, len(codecs))
 
@@ -94,6 +108,7 @@ class Server:
         self.ready = False
         if self.intake is not None:
             await self.intake.close()
+        await asyncio.to_thread(self.cuts.close)
         self.store.close()
 
     async def retain(self) -> None:
@@ -110,9 +125,13 @@ class Server:
             self.metrics.deleted.inc(deleted)
             self.metrics.store_bytes.set(self.store.stream_bytes)
 
-    def _codec(self) -> Codec:
+    @property
+    def _limits(self) -> Limits:
         decode = self.settings.decode
-        limits = Limits(pixels=decode.pixels, body_bytes=self.settings.limits.frame_bytes, seconds=decode.seconds)
+        return Limits(pixels=decode.pixels, body_bytes=self.settings.limits.frame_bytes, seconds=decode.seconds)
+
+    def _codec(self) -> Codec:
+        decode, limits = self.settings.decode, self._limits
         codec = Codec.open(decode.bundle, decode.engine, decode.threads, limits, precision=decode.precision)
         for width, height in decode.warm_sizes:
             codec.warm(width, height)
@@ -146,9 +165,12 @@ def build_app(settings: ServerSettings, environment: Mapping[str, str] = os.envi
     app = Starlette(
         routes=[
             WebSocketRoute(INGEST_PATH, _ingest),
+            Route("/v1/decode", _decode, methods=["POST"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/healthz", _health, methods=["GET"]),
             Route("/readyz", _readiness, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
+            *Views(server.store, server.events, server.cuts, server.viewer, server.tokens.viewer_of).routes(),
         ],
         lifespan=lifespan,
     )
@@ -162,6 +184,17 @@ async def _ingest(websocket: WebSocket) -> None:
         await websocket.close(1013, "not ready")
         return
     await Session(websocket, server.intake, server.tokens, server.settings.limits, server.exact_id, server.clock).run()
+
+
+async def _decode(request: Request) -> Response:
+    server = server_of(request)
+    if server.uploads is None or not server.ready:
+        return JSONResponse({"error": "not ready"}, 503, {"Retry-After": "5"})
+    return await server.uploads.answer(request)
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(document())
 
 
 async def _health(request: Request) -> Response:
@@ -178,6 +211,12 @@ async def _metrics(request: Request) -> Response:
     if server.viewer(request) is None:
         return unauthorized()
     return Response(server.metrics.page(), media_type=CONTENT_TYPE)
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a header `Host` names this machine as only this machine can."""
+    name = urlsplit(f"//{host}").hostname
+    return name in LOOPBACK
 
 
 def unauthorized() -> Response:

@@ -92,10 +92,15 @@ class Subscription:
 
 
 class Events:
-    """The bus."""
+    """The bus.
+
+    Attributes:
+        presence: the last change of each camera that has connected since the server began.
+    """
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
+        self.presence: dict[str, CameraChanged] = {}
 
     @property
     def watched(self) -> bool:
@@ -104,6 +109,8 @@ class Events:
 
     def publish(self, event: Event) -> None:
         """Give *event* to all subscribers; on the event loop only."""
+        if isinstance(event, CameraChanged):
+            self.presence[event.camera] = event
         for subscription in self._subscriptions:
             subscription.put(event)
 

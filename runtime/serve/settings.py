@@ -11,7 +11,7 @@ from runtime.protocol import MAX_NAME
 from runtime.settings import load_settings
 
 _NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ListenSettings:
     @property
     def on_loopback(self) -> bool:
         """Nobody but this machine can connect."""
-        return self.host in _LOOPBACK
+        return self.host in LOOPBACK
 
 
 @dataclass(frozen=True)

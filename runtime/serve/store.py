@@ -207,6 +207,16 @@ class Store:
             return self._rows("WHERE camera = ? ORDER BY sequence DESC LIMIT ?", camera, limit)
         return self._rows("WHERE camera = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?", camera, before, limit)
 
+    def neighbours(self, camera: str, sequence: int) -> tuple[int | None, int | None]:
+        """Return the sequences of the frames of *camera* before and after one; None where there is none."""
+        with self._reading, self._faults("read"):
+            (pair,) = self._reader.execute(
+                "SELECT (SELECT MAX(sequence) FROM frames WHERE camera = ?1 AND sequence < ?2), "
+                "(SELECT MIN(sequence) FROM frames WHERE camera = ?1 AND sequence > ?2)",
+                (camera, sequence),
+            )
+        return pair[0], pair[1]
+
     def cameras(self) -> list[str]:
         """Return the names of all cameras of which anything is kept."""
         with self._reading, self._faults("read"):

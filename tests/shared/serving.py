@@ -16,7 +16,7 @@ from runtime.serve.app import Server
 from runtime.serve.listen import uvicorn_config
 from runtime.serve.settings import ServerSettings
 
-PATIENCE_S = 8.0  # only ever used up by a test that fails
+PATIENCE_S = 20.0  # only ever used up by a test that fails
 M = TypeVar("M")
 
 

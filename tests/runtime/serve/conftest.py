@@ -20,15 +20,21 @@ TINY = str(Path(__file__).parents[2] / "golden" / "tiny")
 GATE, YARD, LOOK = "gate-0123456789abcdef", "yard-0123456789abcdef", "look-0123456789abcdef"
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> ServerSettings:
-    """Two cameras, a viewer, the tiny bundle."""
-    return ServerSettings(
+@pytest.fixture(scope="session")
+def settings_in() -> Callable[[Path], ServerSettings]:
+    """Return settings of a server with its store in a folder: two cameras, a viewer, the tiny bundle."""
+    return lambda folder: ServerSettings(
         tokens=TokenSettings(cameras={"gate": GATE, "yard": YARD}, viewers={"eve": LOOK}),
         decode=DecodeSettings(bundle=TINY, threads=1, warm=("96x80",)),
         limits=LimitSettings(frames=4, frame_bytes=1 << 20),
-        store=StoreSettings(folder=tmp_path / "store"),
+        store=StoreSettings(folder=folder / "store"),
     )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, settings_in: Callable[[Path], ServerSettings]) -> ServerSettings:
+    """Settings of the test's own."""
+    return settings_in(tmp_path)
 
 
 @pytest.fixture
