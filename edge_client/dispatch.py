@@ -130,7 +130,7 @@ class Dispatch:
         self._welcome = welcome
         self._clock_at = now + _CLOCK_EVERY_S
         self._refused_until = 0.0
-        self.link.round_trip(now, self.server_clock.exchange(welcome.sent_s, welcome.at_s, now))
+        self.link.round_trip(now, self.server_clock.exchange(welcome.sent_s, welcome.at_s, now), alone=True)
         for flight in list(self._flights.values()):
             if len(flight.frame.stream) > welcome.frame_bytes:
                 self._finish(flight, "refused")
@@ -209,7 +209,7 @@ class Dispatch:
             return self._open(unplaced, now)
         piece = next_piece(self._sendable(now), self._pace, self.link, now)
         if piece is None:
-            if self.link.room(now, None) > 0:
+            if self.link.room(now) > 0:
                 self.link.pausing()
             return None
         if not piece.flight.opened:
