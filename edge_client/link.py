@@ -14,7 +14,8 @@ _MEMORY_S = 1.0  # how long a measured rate counts: links of vehicles and phones
 _ROUND_TRIPS = 8  # of chunks that met no other: the shortest of the last so many counts
 _DRAIN_EVERY_S = 10.0  # after so long without such a chunk, the link is let run dry once
 _SHORTEST_S = 1e-4
-_TRY = 1.5  # windows of an unused queue, for links that carry more than was tried
+_BUSY_S = (0.1, 0.25)  # of acknowledgements without a gap: how long a run must be, and how much of it counts
+_BUSY_ACKNOWLEDGEMENTS = 4
 _MANY = 2**53
 
 
@@ -49,9 +50,9 @@ class Link:
         self._queue_s = queue_s
         self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
-        self._queued_s = 0.0  # what the last chunk waited behind others
         self._alone_at: float | None = None  # when a chunk that was alone was acknowledged last
         self._chunks: deque[_Chunk] = deque()
+        self._run: deque[tuple[float, int]] = deque()  # acknowledgements while the link was busy: (instant, delivered)
         self._delivered = 0
         self._delivered_at = 0.0
         self._pausing_until = 0  # delivered bytes up to which rates are lower bounds
@@ -69,8 +70,8 @@ class Link:
     def rate(self, now: float) -> float:
         """Return the bytes per second that the link delivers.
 
-        It is the highest rate measured within the last second, as most measurements see pauses of the sender. What has
-        been on its way for too long lowers it at once.
+        It is what the busy link delivered of late; while it is not busy, the highest rate measured within a second, as
+        most measurements then see pauses of the sender. What has been on its way for too long lowers it at once.
         """
         if not self._chunks:
             return self._rate
@@ -107,12 +108,17 @@ class Link:
             last = self._chunks.popleft()
             self._delivered += last.size
             self.in_flight -= last.size
+        busy = last.sent_at + self.round_trip_s <= self._delivered_at
         self._delivered_at = now
         elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
-        self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
-        seconds = now - last.sent_at
-        self._queued_s = seconds - self.round_trip_s - last.size / self._rate
-        self.round_trip(now, max(seconds - last.size / self._rate, seconds / 2), alone=last.alone)
+        self.round_trip(now, now - last.sent_at, alone=last.alone)
+        exact = self._busy_rate(now, busy)
+        if exact is None:
+            self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
+        else:
+            self._rates.clear()
+            self._rates.append((now, exact))
+            self._rate = exact
 
     def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
         """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
@@ -128,18 +134,18 @@ class Link:
     def room(self, now: float, least: int = 0) -> int:
         """Return how many bytes more may be out: what the link delivers in a round trip, and a queue; negative if none.
 
-        As long as hardly anything waits in the queue, more is let out: the link may carry more than was ever tried.
+        The queue is also what finds out that a link carries more than was tried: chunks that need not wait there are
+        measured at a higher rate.
 
         Args:
             least: bytes that may always be out, so that something is measured.
         """
         if self.in_flight and self._alone_at is not None and now - self._alone_at > _DRAIN_EVERY_S:
             return 0
-        ways = self.round_trip_s * (_TRY if self._queued_s < self._queue_s / 2 else 1.0)
-        return int(max(self.rate(now) * (ways + self._queue_s), least)) - self.in_flight
+        return int(max(self.rate(now) * (self.round_trip_s + self._queue_s), least)) - self.in_flight
 
     def in_time(self, now: float, arrive_by: float) -> int:
-        """Return how many bytes that leave now will have arrived by *arrive_by*, behind those that are out; 0 if none."""
+        """Return how many bytes that leave now will arrive by *arrive_by*, behind those that are out; 0 if none."""
         rate, round_trip_s = self.rate(now), self.round_trip_s
         queued = max(0.0, self.in_flight - rate * round_trip_s)
         return int(max(0.0, min(rate * (arrive_by - now - round_trip_s / 2) - queued, _MANY)))
@@ -147,10 +153,27 @@ class Link:
     def lost(self) -> None:
         """Forget what was on its way: the connection is gone. The rate stays as a guess for the next."""
         self._chunks.clear()
+        self._run.clear()
         self._rates.clear()
         self._round_trips.clear()
-        self._alone_at, self._queued_s = None, 0.0
+        self._alone_at = None
         self._delivered = self._pausing_until = self.in_flight = 0
+
+    def _busy_rate(self, now: float, busy: bool) -> float | None:
+        """Return the rate while the link was busy; None if it may have been idle lately.
+
+        It was busy between two acknowledgements if the second chunk had left early enough to be waiting at the first.
+        What it delivered then is all that it could: a link that got slower shows at once.
+        """
+        if not busy:
+            self._run.clear()
+        self._run.append((now, self._delivered))
+        while len(self._run) > _BUSY_ACKNOWLEDGEMENTS and self._run[1][0] <= now - _BUSY_S[1]:
+            self._run.popleft()
+        begin, delivered = self._run[0]
+        if len(self._run) < _BUSY_ACKNOWLEDGEMENTS or now - begin < _BUSY_S[0]:
+            return None
+        return (self._delivered - delivered) / (now - begin)
 
     def _measured(self, now: float, rate: float, pausing: bool) -> None:
         while self._rates and self._rates[0][0] < now - _MEMORY_S:
