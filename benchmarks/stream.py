@@ -3,17 +3,17 @@
     python benchmarks/stream.py --clip FOLDER --classifier FOLDER --json benchmarks/results/stream.json
 
 Everything is real: client and server are processes, bytes go over a socket through a link that is shaped by a trace,
-deadlines are kept or not. All senders meet the same pictures on the same traces, with the same scheduler, estimate of the
-link and server; they differ in what is sent:
+deadlines are kept or not. All senders meet the same pictures on the same traces, with the same scheduler, estimate of
+the link and server; they differ in what is sent:
 
     cutoff                 the stream, cut by the deadline
     jpeg                   the best JPEG file that fits into what the link is measured to carry by the deadline
     jpeg-progressive       a progressive one, chosen in the same way, cut by the deadline
     jpeg-progressive-75    a progressive one of quality 75 (or another), cut by the deadline
 
-A trace's rate walks between 64 and 512 kbit/s and stalls now and then; every sender runs through the whole of it. What a
-receiver had is read from the server's store and decoded anew, from the bytes that its answer rests on. `stream_score`
-says what is counted.
+A trace's rate walks between 64 and 512 kbit/s and stalls now and then; every sender runs through the whole of it.
+What a receiver had is read from the server's store and decoded anew, from the bytes that its answer rests on.
+`stream_score` says what is counted.
 """
 
 from __future__ import annotations
