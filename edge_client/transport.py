@@ -24,6 +24,7 @@ from edge_client.dispatch import Dispatch
 from edge_client.metrics import Metrics
 from edge_client.settings import ServerSettings
 from runtime.errors import ConfigurationError
+from runtime.patience import within
 from runtime.protocol import (
     INGEST_PATH,
     MAX_TEXT,
@@ -149,7 +150,7 @@ class Transport:
             raise Refused(f"the server does not speak {SUBPROTOCOL}", self._settings.backoff_most_s)
         hello = Hello(PROTOCOL, self._settings.token, self._camera, self._exact_id.hex(), self._clock(), "cutoff edge")
         await socket.send(write_message(hello))
-        answer = read_message(await asyncio.wait_for(socket.recv(), self._settings.connect_s))
+        answer = read_message(await within(self._settings.connect_s, socket.recv()))
         if isinstance(answer, Fault):
             self._metrics.connections.labels("refused").inc()
             raise Refused(f"{answer.code}: {answer.message}", answer.retry_after_s or 0.0)
@@ -187,7 +188,7 @@ class Transport:
                 await socket.send(write_message(message))
                 now = self._clock()
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(self._dispatch.wake_at(now) - now, 0.001))
+                await within(max(self._dispatch.wake_at(now) - now, 0.001), self._wake.wait())
 
 
 def ingest_url(url: str) -> str:
