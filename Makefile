@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Linux with Python 3.10 or newer, venv and make:
-#   make demo    encode, cut and decode real photographs; results in demo/
+#   make demo    encode, cut and decode real photographs; results in demo/; then a camera, a poor link and a server
 #   make test    the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 # What imports of checkpoints are held against; without the packages it asks for, which its models do not need.
 COMPRESSAI ?= compressai==1.2.8
 PICTURES ?=
+SOURCE ?=
 KODAK ?=
 CLASSIFY ?=
 CURVES ?=
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo figures test test-arm fuzz fuzz-keep lint types format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/cutoff demo $(PICTURES) --out demo
+	$(BIN)/cutoff demo $(PICTURES) --out demo --live $(if $(SOURCE),--source $(SOURCE))
 
 # Every figure of README: make figures KODAK=folder CLASSIFY=folder-with-classifier [CURVES="published.csv ..."]
 # Takes hours on two cores, and an otherwise idle machine, as times are measured; a rerun goes on. See CONTRIBUTING.md.
@@ -61,7 +62,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(PIP) -e '.[demo]'
+	$(PIP) -e '.[demo,edge,serve]'
 	touch $@
 
 $(VENV)/.eval: pyproject.toml | $(VENV)/bin/python

@@ -7,6 +7,7 @@ share of the pause, so that cameras do not come back all at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
@@ -24,6 +25,7 @@ from edge_client.metrics import Metrics
 from edge_client.settings import ServerSettings
 from edge_client.tasks import until_first
 from runtime.errors import ConfigurationError
+from runtime.patience import within
 from runtime.protocol import (
     INGEST_PATH,
     MAX_TEXT,
@@ -149,7 +151,7 @@ class Transport:
             raise Refused(f"the server does not speak {SUBPROTOCOL}", self._settings.backoff_most_s)
         hello = Hello(PROTOCOL, self._settings.token, self._camera, self._exact_id.hex(), self._clock(), "cutoff edge")
         await socket.send(write_message(hello))
-        answer = read_message(await asyncio.wait_for(socket.recv(), self._settings.connect_s))
+        answer = read_message(await within(self._settings.connect_s, socket.recv()))
         if isinstance(answer, Fault):
             self._metrics.connections.labels("refused").inc()
             raise Refused(f"{answer.code}: {answer.message}", answer.retry_after_s or 0.0)
@@ -186,12 +188,8 @@ class Transport:
             while (message := self._dispatch.next_message(now)) is not None:
                 await socket.send(write_message(message))
                 now = self._clock()
-            wait_s = max(self._dispatch.wake_at(now) - now, 0.001)
-            alarm = asyncio.get_running_loop().call_later(wait_s, self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                alarm.cancel()
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await within(max(self._dispatch.wake_at(now) - now, 0.001), self._wake.wait())
 
 
 def ingest_url(url: str) -> str:

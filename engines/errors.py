@@ -8,6 +8,7 @@ CutoffError
 |   `-- BundleError          a bundle whose files do not fit its manifest
 |-- Incomplete             the file is not all there yet                           exit status 1
 |-- LimitExceeded          a claim, or work, above what the caller allows          exit status 1
+|-- Cancelled              work that the caller called off                         exit status 1
 |-- EngineError            a graph cannot be opened or run here                    exit status 1
 |   `-- NotPrepared          a size for which no plan was built, and none may be built now
 |-- OutputError            a result cannot be written                              exit status 1
@@ -51,6 +52,10 @@ class Incomplete(CutoffError):
 
 class LimitExceeded(CutoffError):
     """A size claim above the caller's limits, for which nothing was allocated; or work that took too long."""
+
+
+class Cancelled(CutoffError):
+    """Work that its caller called off; what it held is free."""
 
 
 class EngineError(CutoffError):

@@ -8,13 +8,14 @@ picture = codec.decode(encoding.stream[:4096])
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from engines.bundle import Bundle
-from runtime.deadline import Deadline
+from runtime.deadline import Clock, Deadline
 from runtime.decoder import Decoder, Picture
 from runtime.encoder import Encoding, encode
 from runtime.model import Model
@@ -38,6 +39,7 @@ class Codec:
         limits: Limits = Limits(),
         coder: str = "auto",
         precision: str = "auto",
+        clock: Clock = time.monotonic,
     ) -> Codec:
         """Open a shipped bundle by name, or any by its folder.
 
@@ -50,11 +52,12 @@ class Codec:
                 starts soonest, and what runs fastest once `warm` was called.
             precision: "fp32" or "fp16" of networks that may run in FP16; "auto" takes FP16 where the back end computes
                 in it.
+            clock: what deadlines are instants of, in seconds; another one is for tests.
 
         Raises:
             BundleError, EngineError, UsageError: see `Bundle.open`, `open_engine` and `open_coder`.
         """
-        return cls(Model(Bundle.open(bundle), engine, threads, limits, coder, precision))
+        return cls(Model(Bundle.open(bundle), engine, threads, limits, coder, precision, clock=clock))
 
     @property
     def bundle(self) -> Bundle:

@@ -1,7 +1,7 @@
 """Decoding by feeding: bytes in any portions, a picture at any time, on time.
 
     feed: bytes -> StreamParser -> head: z, h_s -> plan <-> coder, as far as bytes and deadline go
-    finish, preview: Latents.reconstruct -> free graphs that still fit -> crop -> Picture
+    finish, preview: Rendering -> render: free graphs that still fit -> Picture
 
 Two portions of bytes or one: the state is the same. A frame whose checksum turns out wrong takes the decoder back to
 that frame's start: what came before is decoded anew, or, once a deadline has ended decoding, what came of the frame is
@@ -10,23 +10,22 @@ taken back.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runtime.deadline import Deadline
 from runtime.entropy.plan import Step
-from runtime.errors import Incomplete, LimitExceeded, ModelMismatch, StreamError
-from runtime.families.base import Latents, Pass, Reconstruction, Tensor
+from runtime.errors import CutoffError, Incomplete, ModelMismatch, StreamError
+from runtime.families.base import Latents
 from runtime.model import Model
-from runtime.picture import Image, enlarged, image_from_tensor, padded_size
+from runtime.picture import Image, padded_size
+from runtime.render import PREVIEW, SAFETY_S, Rendered, Rendering, cost_s, preview, render, reserve_s
+from runtime.stopwatch import Stopwatch
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
 
 _SLICE = 1 << 13  # trits decoded between two looks at the clock: well under a millisecond
-_PREVIEW = ("preview",)
-_PREVIEW_FACTOR = 4
-_SAFETY_S = 0.0005  # between the last stage's estimate and the deadline
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,12 @@ class Decoder:
     def __init__(self, model: Model, deadline: Deadline | None, *, strict: bool) -> None:
         self._model, self._deadline, self._strict = model, deadline, strict
         self._parser = StreamParser(model.limits)
-        self._seconds: dict[str, float] = {}
+        self._watch = Stopwatch(model.clock, model.costs, model.limits.seconds)
         self._late = False  # the deadline ended entropy decoding
         self._last_preview: Image | None = None
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._error_at_start = 0.0
-        self._call_began = 0.0  # on the clock of `_timed`
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -88,9 +86,10 @@ class Decoder:
             StreamError: no stream, an unknown version, or damage in header or head segment.
             ModelMismatch: the stream needs another bundle.
             LimitExceeded: it claims more than the codec's limits, or takes more time to decode.
+            Cancelled: `cancel` was called.
         """
         with self._working():
-            with self._timed("parse"):
+            with self._watch.timed("parse"):
                 self._parser.feed(data)
                 if self._parser.header is not None:
                     self._check_model(self._parser.header)
@@ -99,8 +98,21 @@ class Decoder:
             elif self._late and self._parser.damaged and self._fed > self._parser.verified:
                 self._take_back()
 
+    @property
+    def model(self) -> Model:
+        """The opened bundle that decodes."""
+        return self._model
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """What `finish` keeps."""
+        return self._deadline
+
     def finish_by(self) -> float | None:
-        """Return the latest instant (`time.monotonic`) at which `finish` can still make a full picture in time."""
+        """Return the latest instant, on the deadline's clock, at which `finish` can still make a full picture in time.
+
+        For several decoders that finish together see `runtime.batch.start_by`.
+        """
         return None if self._deadline is None else self._deadline.instant - self._reserve_s()
 
     def preview(self) -> Image | None:
@@ -108,11 +120,11 @@ class Decoder:
 
         Raises:
             LimitExceeded: the stream has taken more time than the codec's limits allow.
+            Cancelled: `cancel` was called.
         """
-        if self._latents is None:
+        if self._latents is None and not self._watch.cancelled:
             return None
-        with self._working():
-            self._last_preview = self._run_preview(self._reconstruct(self._latents))
+        self._last_preview = preview(self._model, self.rendering())
         return self._last_preview
 
     def finish(self) -> Picture:
@@ -122,34 +134,78 @@ class Decoder:
             Incomplete: the prefix ends before the head segment does.
             StreamError: strict decoding of a damaged body.
             LimitExceeded: the stream has taken more time than the codec's limits allow.
+            Cancelled: `cancel` was called.
         """
-        header = self._parser.header
-        if header is None:
-            raise Incomplete(f"incomplete stream: {self._parser.received} bytes; the header alone takes {HEADER_BYTES}")
-        if self._latents is None:
-            raise Incomplete(
-                f"incomplete stream: {self._parser.received} bytes; header and head segment take {header.body_start}"
-            )
-        if self._strict and self._parser.damaged:
-            frame = header.body_start + framed_bytes(self._parser.verified)
-            raise StreamError(f"damaged body: the checksum of the frame at byte {frame} is wrong")
+        ((_, outcome),) = render(self._model, [self.rendering()])
+        if isinstance(outcome, CutoffError):
+            raise outcome
+        return self.picture(outcome)
+
+    def cancel(self) -> None:
+        """Give up the picture and free what it holds; any thread may call this, and as often as it likes.
+
+        A call that another thread has under way ends soon. That call, and every later one, raises `Cancelled`.
+        """
+        self._watch.cancelled = True
+        if not self._watch.busy:
+            self._free()
+
+    # For `runtime.batch`: `finish` in two halves, with `render` between them.
+
+    def rendering(self) -> Rendering:
+        """Return what `finish` has to render.
+
+        Raises:
+            Incomplete, StreamError, Cancelled: see `finish`.
+        """
         with self._working():
-            image, skipped = self._render()
-        margin_s = None if self._deadline is None else self._deadline.left_s()
+            header, received = self._parser.header, self._parser.received
+            if header is None:
+                raise Incomplete(f"incomplete stream: {received} bytes; the header alone takes {HEADER_BYTES}")
+            if self._latents is None:
+                needed = header.body_start
+                raise Incomplete(f"incomplete stream: {received} bytes; header and head segment take {needed}")
+            if self._strict and self._parser.damaged:
+                frame = header.body_start + framed_bytes(self._parser.verified)
+                raise StreamError(f"damaged body: the checksum of the frame at byte {frame} is wrong")
+            return Rendering(
+                latents=self._latents if self._finished or self._step is not None else None,
+                header=header,
+                size=padded_size(header.height, header.width, self._model.family.stride),
+                deadline=self._deadline,
+                aim=self._aim,
+                last_preview=self._last_preview,
+                watch=self._watch,
+                working=self._working,
+            )
+
+    def picture(self, rendered: Rendered) -> Picture:
+        """Return what came of `rendering`, with all that is to be said of it.
+
+        Raises:
+            Cancelled: see `finish`.
+        """
+        with self._working():
+            header, latents = self._parser.header, self._latents
+            assert header is not None and latents is not None
+            return self._picture(rendered, header, latents)
+
+    def _picture(self, rendered: Rendered, header: Header, latents: Latents) -> Picture:
+        margin_s = None if self._deadline is None else self._deadline.instant - rendered.instant
         return Picture(
-            image=image,
+            image=rendered.image,
             bytes_used=self._bytes_used(header),
             bytes_verified=self._parser.bytes_verified,
             bytes_total=header.stream_bytes,
-            steps=self._latents.steps,
-            steps_total=self._latents.steps_total,
-            planes=self._latents.steps if self._model.family.has_planes else None,
+            steps=latents.steps,
+            steps_total=latents.steps_total,
+            planes=latents.steps if self._model.family.has_planes else None,
             complete=self._finished and self._parser.complete,
             damaged=self._parser.damaged,
-            skipped=skipped,
-            missed=margin_s is not None and (margin_s < 0 or image is None),
+            skipped=rendered.skipped,
+            missed=margin_s is not None and (margin_s < 0 or rendered.image is None),
             margin_ms=None if margin_s is None else 1000 * margin_s,
-            timings={stage: 1000 * seconds for stage, seconds in self._seconds.items()},
+            timings={stage: 1000 * seconds for stage, seconds in self._watch.seconds.items()},
         )
 
     # Entropy decoding.
@@ -180,7 +236,7 @@ class Decoder:
             self._restart()
         if self._plan is None:
             self._begin(header, head)
-        with self._timed("entropy"):
+        with self._watch.timed("entropy"):
             if self._deadline is not None and self._fed <= parser.verified:
                 self._decode_until(parser.verified, header)
                 self._verified_step = self._step, 0 if self._step is None else self._step.received
@@ -213,17 +269,17 @@ class Decoder:
 
     def _begin(self, header: Header, head: bytes) -> None:
         height, width = padded_size(header.height, header.width, self._model.family.stride)
-        self._pixels = height * width
-        self._check_time()
-        with self._timed("head"):
+        self._pixels = self._watch.pixels = height * width
+        self._watch.check()
+        with self._watch.timed("head"):
             latents = self._model.family.begin(height, width)
             coder = self._model.coder.decoder()
             coder.extend(head, whole=True)
             for step in latents.head():
                 if not coder.decode_step(step, len(step)):
                     raise StreamError("damaged head segment: its checksum is right, but no encoder writes such a code")
-        self._check_time()
-        with self._timed("side"):
+        self._watch.check()
+        with self._watch.timed("side"):
             self._plan = latents.body()
             self._step = next(self._plan, None)
         self._latents = latents
@@ -231,26 +287,26 @@ class Decoder:
         # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
         if self._deadline is not None:
             self._error_at_start = latents.error_left()
-            if self._deadline.left_s() <= self._reserve_s():
-                self._aim = _PREVIEW
+            if self._left_s() <= self._reserve_s():
+                self._aim = PREVIEW
 
     def _decode(self) -> None:
         """Decode until bytes, plan or time end."""
         reserve_s = self._reserve_s()
         while self._step is not None and not self._finished:
-            self._check_time()
-            if self._deadline is not None and self._deadline.left_s() < reserve_s + self._slice_s():
+            self._watch.check()
+            if self._deadline is not None and self._left_s() < reserve_s + self._slice_s():
                 if self._preview_is_better():
-                    self._aim = _PREVIEW
+                    self._aim = PREVIEW
                     reserve_s = self._reserve_s()
                     continue
                 self._late = True
                 return
             step = self._step
             if step.complete:
-                started = time.perf_counter()
+                started = self._model.clock()
                 following = None if self._plan is None else next(self._plan, None)
-                self._model.costs.record(_start_of_next(step), self._pixels, time.perf_counter() - started)
+                self._watch.record(_start_of_next(step), self._model.clock() - started)
                 if following is None:
                     self._finished = True
                 else:
@@ -264,41 +320,21 @@ class Decoder:
             return header.body_start + framed_bytes(self._parser.verified) + max(0, self._fed - self._parser.verified)
         return header.body_start + prefix_bytes(min(self._fed, self._coder.bytes_read))
 
-    # Rendering.
+    # Time.
 
-    def _render(self) -> tuple[Image | None, tuple[str, ...]]:
-        assert self._latents is not None
-        if self._step is None and not self._finished:
-            return None, ()
-        known = self._reconstruct(self._latents)
-        passes = list(known.passes)
-        skipped = []
-        for one in reversed(known.passes):
-            if one.optional and not self._fits([p.role for p in passes]):
-                passes.remove(one)
-                skipped.append(one.role)
-        if self._fits([p.role for p in passes]):
-            return self._run_passes(known, passes), tuple(skipped)
-        skipped += [p.role for p in reversed(passes)]
-        if self._fits(list(_PREVIEW)):
-            return self._run_preview(known), tuple(skipped)
-        return self._last_preview, (*skipped, "preview")
-
-    def _fits(self, roles: list[str]) -> bool:
-        if self._deadline is None:
-            return True
-        return self._deadline.left_s() > sum(self._cost_s(role) for role in [*roles, "finish"]) + _SAFETY_S
+    def _left_s(self) -> float:
+        return math.inf if self._deadline is None else self._deadline.left_s(self._model.clock)
 
     def _reserve_s(self) -> float:
         """Return what must be kept for the cheapest picture of the kind aimed at."""
-        return sum(self._cost_s(stage) for stage in ("reconstruct", *self._aim, "finish")) + _SAFETY_S
+        return SAFETY_S if self._latents is None else reserve_s(self._model, self._pixels, self._aim)
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more trits and the preview will make a better picture.
 
         In the time that the preview saves at least a plane more can be decoded, which takes two thirds of the error.
         """
-        if self._aim == _PREVIEW or self._latents is None:
+        if self._aim == PREVIEW or self._latents is None:
             return False
         lost_by_preview = self._model.family.preview_share * self._error_at_start
         return self._latents.error_left() * 2 / 3 > lost_by_preview
@@ -306,70 +342,22 @@ class Decoder:
     def _slice_s(self) -> float:
         """Return what the next slice, or the start of the next step, may take."""
         assert self._step is not None
-        return max(self._cost_s(_start_of_next(self._step)) if self._step.complete else 0.0, 0.001)
-
-    def _cost_s(self, stage: str) -> float:
-        return self._model.costs.estimate_s(stage, self._pixels) if self._latents is not None else 0.0
-
-    def _reconstruct(self, latents: Latents) -> Reconstruction:
-        self._check_time()
-        with self._timed("reconstruct"):
-            return latents.reconstruct()
-
-    def _run_passes(self, known: Reconstruction, passes: list[Pass]) -> Image:
-        tensors = dict(known.tensors)
-        for one in passes:
-            self._check_time()
-            with self._timed(one.role):
-                (tensors[one.output],) = self._model.run(one.role, *(tensors[name] for name in one.inputs))
-        return self._image(tensors[passes[-1].output])
-
-    def _run_preview(self, known: Reconstruction) -> Image:
-        one = known.preview
-        header = self._parser.header
-        assert header is not None
-        self._check_time()
-        with self._timed(one.role):
-            (small,) = self._model.run(one.role, *(known.tensors[name] for name in one.inputs))
-            x = enlarged(small, _PREVIEW_FACTOR, header.height, header.width)
-        return self._image(x)
-
-    def _image(self, x: Tensor) -> Image:
-        header = self._parser.header
-        assert header is not None
-        with self._timed("finish"):
-            return image_from_tensor(x, header.height, header.width, grey=header.grey)
-
-    # Time.
-
-    def _check_time(self) -> None:
-        """Raise LimitExceeded if work on this stream, all calls together, has taken longer than it may."""
-        allowed = self._model.limits.seconds
-        spent = self._seconds.get("total", 0.0) + time.perf_counter() - self._call_began
-        if spent > allowed:
-            raise LimitExceeded(f"decoding has taken {spent:.3g} s; allowed: {allowed:g}")
+        following_s = cost_s(self._model, self._pixels, [_start_of_next(self._step)]) if self._step.complete else 0.0
+        return max(following_s, 0.001)
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """Count the block, a call from outside, as work on this stream."""
-        self._call_began = time.perf_counter()
+        """Count the block as work on this stream; if it was cancelled meanwhile, free what it holds."""
         try:
-            yield
+            with self._watch.working():
+                yield
         finally:
-            self._add("total", time.perf_counter() - self._call_began)
+            if self._watch.cancelled:
+                self._free()
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to `timings`, and tell the cost model."""
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self._add(stage, seconds)
-        if self._latents is not None:
-            self._model.costs.record(stage, self._pixels, seconds)
-
-    def _add(self, stage: str, seconds: float) -> None:
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+    def _free(self) -> None:
+        self._parser, self._latents, self._last_preview = StreamParser(self._model.limits), None, None
+        self._restart()
 
 
 def _start_of_next(step: Step) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engines.errors import (
     BundleError,
+    Cancelled,
     ConfigurationError,
     CutoffError,
     DataError,
@@ -20,6 +21,7 @@ from engines.errors import (
 
 __all__ = [
     "BundleError",
+    "Cancelled",
     "ConfigurationError",
     "CutoffError",
     "DataError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
 from engines.tiles import run_in_tiles
+from runtime.deadline import Clock
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import Tables
@@ -52,8 +54,11 @@ class Model:
         *,
         may_build: bool = False,
         progress: Progress | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         """Read the tables of *bundle* and make its family; for the rest see `engines.open.open_engine`.
+
+        *clock* is what deadlines are instants of, and what stages are measured by.
 
         Raises:
             BundleError: the family is unknown, or tables or settings are not as it needs them.
@@ -61,7 +66,7 @@ class Model:
         """
         if bundle.family not in FAMILIES:
             raise BundleError(f"bundle {bundle.name} is of family {bundle.family!r}; known: {', '.join(FAMILIES)}")
-        self.bundle, self.limits = bundle, limits
+        self.bundle, self.limits, self.clock = bundle, limits, clock
         self._engine, self._threads, self._precision = engine, threads, precision
         self._may_build, self._progress = may_build, progress
         self._engines: dict[str, OpenedEngine] = {}

@@ -10,10 +10,11 @@ from pathlib import Path
 from runtime.errors import OutputError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write *content* to a temporary neighbour of *path* and rename it; what stood at *path* stays until then.
 
     A link is followed; its target is what gets replaced. A device or pipe is written to as it is.
+    If it is to be *durable*, it is on the disk when this returns, and survives a loss of power.
 
     Raises:
         OutputError: it cannot be written; nothing was left behind, and an earlier file is as it was.
@@ -26,7 +27,7 @@ def write_whole(path: Path, content: bytes) -> None:
         if earlier is not None and not stat.S_ISREG(earlier):
             target.write_bytes(content)
         else:
-            _replace(target, content, earlier)
+            _replace(target, content, earlier, durable=durable)
     except OSError as fault:
         raise OutputError(f"{path}: cannot be written: {fault.strerror or fault}") from fault
     except ValueError as fault:  # a zero byte in the name
@@ -40,15 +41,29 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _replace(target: Path, content: bytes, earlier: int | None) -> None:
+def _replace(target: Path, content: bytes, earlier: int | None, *, durable: bool) -> None:
     descriptor, name = tempfile.mkstemp(prefix=".cutoff-", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             os.fchmod(file.fileno(), _new_file_mode() if earlier is None else stat.S_IMODE(earlier))
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(name, target)
+        if durable:
+            _sync_folder(target.parent)
     finally:
         Path(name).unlink(missing_ok=True)  # gone already if it was renamed
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _new_file_mode() -> int:

@@ -2,8 +2,9 @@
 
 Every picture is encoded once. Its stream is cut at several sizes and decoded at several deadlines; every result is
 written as a picture, and all of them side by side as a strip. `table.csv` holds the figures that are printed.
+`--live` adds a camera that sends to a server over a poor link, and `--serve` leaves that running with its page.
 
-JSON: folder, rows (list of objects with the columns of the table).
+JSON: folder, rows (list of objects with the columns of the table); frames, of the live part.
 """
 
 from __future__ import annotations
@@ -20,15 +21,23 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from runtime.cli.console import note, print_object, print_table
-from runtime.cli.options import add_bundle, add_engine_options, add_json, engine_options, positive_numbers
+from runtime.cli.console import note, print_object, print_table, warn
+from runtime.cli.live import Live, Seen, check_extras, summary
+from runtime.cli.options import (
+    add_bundle,
+    add_engine_options,
+    add_json,
+    engine_options,
+    positive_number,
+    positive_numbers,
+)
 from runtime.cli.samples import photographs
 from runtime.cli.strip import Panel, strip_of
 from runtime.codec import Codec
 from runtime.deadline import Deadline
 from runtime.decoder import Picture
 from runtime.encoder import Encoding
-from runtime.errors import OutputError
+from runtime.errors import MissingExtra, OutputError, UsageError
 from runtime.evaluate.distortion import psnr
 from runtime.evaluate.pictures import find_pictures
 from runtime.image_files import read_image, write_image
@@ -91,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PICTURE",
         help="picture files or folders of them (default: the photographs that come with scikit-image)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results; needed without --serve")
     parser.add_argument(
         "--points",
         type=positive_numbers,
@@ -105,13 +114,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T,...",
         help="deadlines for the whole stream (default: 0.5 to 1.5 times what a whole decode takes here)",
     )
+    live = parser.add_argument_group("live", "a camera that sends to a server over a link of 64 to 512 kbit/s")
+    live.add_argument("--live", action="store_true", help="show this, too, and print a table of its frames")
+    live.add_argument("--serve", action="store_true", help="show nothing else, and stay up, with a page to look at")
+    live.add_argument("--source", type=Path, metavar="CLIP", help="film, or folder of pictures, that the camera sees")
+    live.add_argument("--seconds", type=positive_number, default=15.0, metavar="S", help="how long (default: 15)")
+    live.add_argument("--port", type=int, default=0, help="of the page (default: any that is free)")
+    live.add_argument("--classifier", type=Path, metavar="ONNX", help="an ImageNet classifier that names what is seen")
+    live.add_argument("--labels", type=Path, metavar="FILE", help="its classes: a line 'wnid name' for each")
     add_bundle(parser)
     add_engine_options(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Show every picture, and print the table."""
+    """Show every picture, and print the table; then, or instead, a camera and a server."""
+    live = Live(arguments.bundle, arguments.source, arguments.classifier, arguments.labels, arguments.port)
+    if arguments.serve:
+        return _serve(live)
+    if arguments.out is None:
+        raise UsageError("--out is needed: the folder for the results")
+    rows = _show_pictures(arguments)
+    frames = _show_live(live, arguments.seconds) if arguments.live else []
+    if arguments.json:
+        content = {"folder": str(arguments.out), "rows": [dataclasses.asdict(row) for row in rows]}
+        if arguments.live:
+            content["frames"] = [dataclasses.asdict(frame) for frame in frames]
+        print_object(content)
+        return 0
+    print_table(_COLUMNS, [row.written() for row in rows])
+    print(f"\npictures, a strip of each, and table.csv are in {arguments.out}")
+    if frames:
+        print()
+        print_table(Seen.COLUMNS, [frame.written() for frame in frames], text=(1, 6))
+        print(f"\n{summary(frames)}")
+    return 0
+
+
+def _serve(live: Live) -> int:
+    check_extras()
+    with live.running() as session:
+        print(f"look at {session.address}/ ; end with Ctrl-C", flush=True)
+        try:
+            session.wait(None)
+        except KeyboardInterrupt:
+            note("ending")
+    return 0
+
+
+def _show_live(live: Live, seconds: float) -> list[Seen]:
+    """Return what came of the frames of *seconds*; none, with a warning, where the packages it needs are missing."""
+    try:
+        check_extras()
+    except MissingExtra as fault:
+        warn(f"no live part: {fault}")
+        return []
+    with live.running() as session:
+        note(f"a camera sends for {seconds:g} s; look at {session.address}/ meanwhile")
+        session.wait(seconds)
+        session.end_camera()
+        return session.frames()
+
+
+def _show_pictures(arguments: argparse.Namespace) -> list[Row]:
     make_folder(arguments.out)
     rows = []
     with Codec.open(arguments.bundle, **engine_options(arguments)) as codec:
@@ -119,12 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
             note(f"{name}: {original.shape[1]}x{original.shape[0]}")
             rows += show(codec, name, original, arguments.out, arguments.points, arguments.deadlines_ms)
     write_whole(arguments.out / "table.csv", csv_of(rows).encode())
-    if arguments.json:
-        print_object({"folder": str(arguments.out), "rows": [dataclasses.asdict(row) for row in rows]})
-    else:
-        print_table(_COLUMNS, [row.written() for row in rows])
-        print(f"\npictures, a strip of each, and table.csv are in {arguments.out}")
-    return 0
+    return rows
 
 
 def show(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NoReturn
 
-from runtime.cli import bench, bundles, decode, demo, doctor, encode, engines, inspect, selfcheck, trim
+from runtime.cli import bench, bundles, decode, demo, doctor, encode, engines, inspect, selfcheck, serve, trim
 from runtime.errors import CutoffError, MissingExtra, UsageError
 
 _INTERRUPTED = 130  # as shells report it
@@ -57,6 +57,7 @@ VERBS = {
     "selfcheck": Verb("check bundles, graphs and coder on this machine", selfcheck.add_arguments, selfcheck.run),
     "engines": Verb("list what networks can run on, build plans, remove them", engines.add_arguments, engines.run),
     "doctor": Verb("examine this machine and every back end, into one file", doctor.add_arguments, doctor.run),
+    "serve": Verb("serve cameras: decode what they send, by its deadline", serve.add_arguments, serve.run),
     "demo": Verb("encode pictures, cut the streams, and show what comes of them", demo.add_arguments, demo.run),
     "eval": _by_name("evaluate bundles over folders of pictures", "runtime.evaluate.command", "eval"),
     "edge": _by_name("send a camera's pictures to a server", "edge_client.command", "edge"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,3 +50,24 @@ def photographs() -> dict[str, Image]:
         "motorcycle": data.stereo_motorcycle()[0],
         "rocket": data.rocket(),
     }
+
+
+def camera_pictures(pictures: Sequence[Image], width: int, height: int, count: int) -> Iterator[Image]:
+    """Yield *count* views, uint8 (height, width, 3), as of a camera that pans and zooms over *pictures* in turn.
+
+    Each of *pictures*, uint8 (H, W, 3) of any size, is looked at for an equal share of the views; the last view of one
+    is where its first began.
+    """
+    import PIL.Image
+
+    for number in range(count):
+        index, share = divmod(number * len(pictures) / count, 1)
+        picture = PIL.Image.fromarray(pictures[int(index)])
+        turn = 2 * math.pi * share
+        largest = min(picture.width / width, picture.height / height)
+        scale = largest * (0.8 + 0.2 * math.cos(2 * turn))
+        wide, high = scale * width, scale * height
+        left = (picture.width - wide) * (0.5 + 0.5 * math.sin(turn))
+        top = (picture.height - high) * (0.5 + 0.5 * math.cos(turn))
+        view = picture.resize((width, height), PIL.Image.Resampling.BICUBIC, (left, top, left + wide, top + high))
+        yield np.array(view, np.uint8)

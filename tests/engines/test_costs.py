@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -24,19 +25,72 @@ def test_unknown_stage_costs_nothing() -> None:
     assert recorded(0.1).estimate_s("g_a", 1000) == 0.0
 
 
-def test_estimate_is_the_slowest_recent_run() -> None:
-    """Costs are what a run may take, not what it takes on average."""
-    costs = recorded(0.2, 0.2, 0.5, 0.1)
+def test_estimate_of_few_runs_is_the_slowest() -> None:
+    """Costs are what a run may take, not what it takes on average; the very first run counts for nothing."""
+    costs = recorded(7.0, 0.2, 0.5, 0.1)
     assert costs.estimate_s("g_s", 1000) == 0.5
+    assert costs.typical_s("g_s", 1000) == 0.2
     assert costs.knows("g_s", 1000) and not costs.knows("g_s", 999)
+    assert costs.runs("g_s", 1000) == 4 and costs.runs("g_s", 999) == 0
 
 
-def test_slow_run_is_forgotten_after_a_hundred_others() -> None:
-    """Experience is recent."""
-    costs = recorded(0.1, 0.1, 9.0, *[0.1] * 99)
-    assert costs.estimate_s("g_s", 1000) == 9.0
-    costs.record("g_s", 1000, 0.1)
+def test_one_stall_moves_no_estimate() -> None:
+    """A run that stands alone says nothing of the next one, when it happens and ever after."""
+    costs = recorded(*[0.1] * 30)
+    for seconds in (9.0, *[0.1] * 300):
+        costs.record("g_s", 1000, seconds)
+        assert costs.estimate_s("g_s", 1000) == 0.1
+
+
+def test_a_machine_that_becomes_busy_is_noticed_at_once() -> None:
+    """Two slow runs among the last few are no stall; they count as long as there are some of them."""
+    costs = recorded(*[0.1] * 300, 0.4, 0.1, 0.3)
+    assert costs.estimate_s("g_s", 1000) == 0.3
+    for _ in range(300):
+        costs.record("g_s", 1000, 0.1)
     assert costs.estimate_s("g_s", 1000) == 0.1
+
+
+def test_estimate_is_a_high_quantile_of_many_runs() -> None:
+    """Of two hundred runs two may have taken longer."""
+    slow = [0.2, 0.5, 0.3, 0.4]
+    costs = recorded(*[one for seconds in slow for one in (seconds, *[0.1] * 49)], *[0.1] * 20)
+    assert costs.estimate_s("g_s", 1000) == 0.3
+
+
+def test_experience_is_recent() -> None:
+    """What was two hundred runs ago is forgotten."""
+    costs = recorded(*[0.5] * 50, *[0.1] * 200)
+    assert costs.estimate_s("g_s", 1000) == 0.1 == costs.typical_s("g_s", 1000)
+
+
+def test_sizes_are_forgotten_that_nobody_sends_any_more() -> None:
+    """Senders choose sizes; what they may make a decoder remember is bounded."""
+    costs = recorded(0.1, 0.1)
+    for pixels in range(2000, 5000):
+        costs.record("g_s", pixels, 0.2)
+        costs.record("g_s", 1500, 0.3)
+    assert not costs.knows("g_s", 1000) and costs.knows("g_s", 1500) and costs.knows("g_s", 4999)
+
+
+def test_threads_share_costs() -> None:
+    """One thread measures while another asks."""
+    costs = recorded(0.1, 0.1)
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            assert costs.estimate_s("g_s", 1000) == 0.1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(5000):
+            costs.record("g_s", 1000, 0.1)
+    finally:
+        done.set()
+        asking.join()
+    assert costs.runs("g_s", 1000) == 5002
 
 
 def test_larger_picture_costs_more_in_proportion() -> None:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import pytest
+from clockwork import World, clockwork
 from numpy.typing import NDArray
 
 from engines.costs import Costs
 from runtime import Codec, Deadline, Picture
-from runtime.entropy.coder import TritDecoder
 from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
@@ -26,62 +24,11 @@ SAFETY = 0.0005
 FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 
 
-class FixedCosts(Costs):
-    """Costs that are known and learn nothing."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        super().__init__()
-        self.seconds = seconds
-
-    def record(self, stage: str, pixels: int, seconds: float) -> None:
-        pass
-
-    def estimate_s(self, stage: str, pixels: int) -> float:
-        return self.seconds.get(stage, 0.0)
-
-
-@dataclass
-class World:
-    """A codec whose networks take the time of COSTS on a clock of its own, and a stream for it."""
-
-    codec: Codec
-    stream: bytes
-    now: float = 1000.0
-    slice_s: float = 0.0  # what a call into the trit decoder takes
-
-    @property
-    def early(self) -> bytes:
-        """A prefix with so few planes that postprocessing helps."""
-        start = Header.from_bytes(self.stream, Limits()).body_start
-        return self.stream[: start + 1200]
-
-    def deadline(self, left_s: float) -> Deadline:
-        return Deadline(self.now + left_s)
-
-
 @pytest.fixture
-def world(make_golden: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(make_golden: ModuleType) -> Iterator[World]:
     """The tiny bundle on a made-up clock."""
-    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
-        made = World(codec, (make_golden.HERE / "valid" / "frames.cut").read_bytes())
-        codec.model.open_all()
-        codec.model.costs = FixedCosts(COSTS)
-        run = codec.model.run
-
-        def timed_run(role: str, *inputs: NDArray[np.float32]) -> Any:
-            made.now += COSTS.get(role, 0.0)
-            return run(role, *inputs)
-
-        decode = TritDecoder.decode
-
-        def timed_decode(self: TritDecoder, rows: NDArray[np.int32]) -> NDArray[np.int32]:
-            made.now += made.slice_s
-            return decode(self, rows)
-
-        monkeypatch.setattr(codec.model.family, "preview_share", 10.0)  # a preview is worse than anything else
-        monkeypatch.setattr(codec.model, "run", timed_run)
-        monkeypatch.setattr(TritDecoder, "decode", timed_decode)
-        monkeypatch.setattr("runtime.deadline.time", SimpleNamespace(monotonic=lambda: made.now))
+    stream = (make_golden.HERE / "valid" / "frames.cut").read_bytes()
+    with clockwork(make_golden.HERE / "tiny", stream, dict(COSTS)) as made:
         yield made
 
 

@@ -22,22 +22,20 @@ class Clock:
     tick_s: float = 0.0
     now: float = 0.0
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         self.now += self.tick_s
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr("runtime.decoder.time", made)
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def hasty_codec(make_golden: ModuleType) -> Iterator[Codec]:
+def hasty_codec(make_golden: ModuleType, clock: Clock) -> Iterator[Codec]:
     """The tiny bundle, with a second for each stream."""
-    with Codec.open(make_golden.HERE / "tiny", threads=1, limits=Limits(seconds=1.0)) as opened:
+    with Codec.open(make_golden.HERE / "tiny", threads=1, limits=Limits(seconds=1.0), clock=clock) as opened:
         yield opened
 
 
@@ -76,5 +74,5 @@ def test_waiting_is_not_work(hasty_codec: Codec, golden: dict[str, bytes], clock
         clock.now += 100.0
     assert decoder.finish().complete
     clock.tick_s = 1e6
-    with Codec.open(hasty_codec.bundle.where, threads=1, limits=Limits(seconds=math.inf)) as patient:
+    with Codec.open(hasty_codec.bundle.where, threads=1, limits=Limits(seconds=math.inf), clock=clock) as patient:
         assert patient.decode(stream).complete

@@ -88,11 +88,19 @@ class Classifier:
 
     def classify(self, image: Image, truth: int) -> Answer:
         """Return what the classifier says of *image*, uint8 (side, side, 3), whose class is *truth*."""
-        scores = self._run(image)[0][0].astype(np.float64)
-        probabilities = _probabilities(scores)
+        scores = self._scores(image)
         label = int(scores.argmax())
         rank = 1 + int((np.delete(scores, truth) >= scores[truth]).sum())
-        return Answer(label, float(probabilities[label]), rank)
+        return Answer(label, float(_probabilities(scores)[label]), rank)
+
+    def best(self, image: Image) -> tuple[int, float]:
+        """Return the class with the highest score for *image*, uint8 (side, side, 3), and its probability."""
+        scores = self._scores(image)
+        label = int(scores.argmax())
+        return label, float(_probabilities(scores)[label])
+
+    def _scores(self, image: Image) -> NDArray[np.float64]:
+        return self._run(image)[0][0].astype(np.float64)
 
     def _run(self, image: Image) -> list[NDArray[np.float32]]:
         mean, deviation = (

@@ -1,0 +1,364 @@
+"""Pictures out of latents: what still fits before a deadline, for one decoder or for several together.
+
+    Rendering, ... -> by deadline -> reconstruct -> passes that fit, in one batch where that pays -> Rendered, ...
+
+One picture: optional passes are left out first, then synthesis (the preview network answers), then everything.
+Several: the most urgent first. Where measured costs say that one run of a network on a batch takes less time than one
+run after the other, and nobody's picture would be late for it, those of one size are made together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from runtime.deadline import Deadline
+from runtime.errors import CutoffError
+from runtime.families.base import Latents, Pass, Reconstruction, Tensor
+from runtime.model import Model
+from runtime.picture import Image, enlarged, image_from_tensor
+from runtime.stopwatch import Stopwatch
+from runtime.stream import Header
+
+PREVIEW = ("preview",)
+SAFETY_S = 0.0005  # between the last stage's estimate and the deadline
+_PREVIEW_FACTOR = 4
+_BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
+_GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
+_TRIALS = 4  # runs after which a batch must have proved that it pays
+_UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
+
+
+@dataclass(eq=False)
+class Rendering:
+    """One picture to be made.
+
+    Attributes:
+        latents: None if there is no time for anything but the last preview.
+        size: height and width after padding.
+        aim: the roles that are to make it.
+        last_preview: the answer where nothing else fits.
+        working: counts a block as work on the stream; see `Stopwatch.working`.
+    """
+
+    latents: Latents | None
+    header: Header
+    size: tuple[int, int]
+    deadline: Deadline | None
+    aim: tuple[str, ...]
+    last_preview: Image | None
+    watch: Stopwatch
+    working: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def pixels(self) -> int:
+        """Of the padded picture."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def instant(self) -> float:
+        """Of the deadline; infinite without one."""
+        return math.inf if self.deadline is None else self.deadline.instant
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture, uint8 (H, W, 3) or (H, W), or None; the stages left out; when it was there."""
+
+    image: Image | None
+    skipped: tuple[str, ...]
+    instant: float
+
+
+Outcome = Rendered | CutoffError
+_Known = tuple[Rendering, Reconstruction]
+
+
+def cost_s(model: Model, pixels: int, stages: Sequence[str]) -> float:
+    """Return what *stages* may take on a picture of *pixels*, one after the other."""
+    return sum(model.costs.estimate_s(stage, pixels) for stage in stages)
+
+
+def reserve_s(model: Model, pixels: int, aim: Sequence[str]) -> float:
+    """Return what must be kept for a picture made by the roles *aim*."""
+    return cost_s(model, pixels, ("reconstruct", *aim, "finish")) + SAFETY_S
+
+
+def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
+    """Return the latest instant at which `render` can begin so that each picture is made as it is aimed at, in time.
+
+    None if there is no deadline. Where even one by one is too late already, so is the instant.
+    """
+    waiting = sorted(renderings, key=lambda one: one.instant)
+    starts = []
+    for largest in range(len(_BATCHES) + 1):
+        left, spent_s, start = list(waiting), 0.0, math.inf
+        while left:
+            batch = next((b for b in _batches(left, _BATCHES[largest:]) if _pays(model, b)), left[:1])
+            left = [one for one in left if one not in batch]
+            ends = [spent_s + end for end in _ends_s(model, batch)]
+            start = min([start, *(one.instant - end for one, end in zip(batch, ends, strict=True))])
+            spent_s = ends[-1]
+        starts.append(start)
+    latest = max(starts)
+    return None if latest == math.inf else latest
+
+
+def render(model: Model, renderings: Sequence[Rendering]) -> Iterator[tuple[Rendering, Outcome]]:
+    """Make the pictures of *renderings*; yield each as soon as it is there, the most urgent first."""
+    waiting = sorted(renderings, key=lambda one: one.instant)
+    while waiting:
+        batch = _batch(model, waiting)
+        waiting = [one for one in waiting if one not in batch]
+        if len(batch) == 1:
+            yield batch[0], _outcome(_render_one, model, batch[0], waiting)
+        else:
+            yield from _render_batch(model, batch, waiting)
+
+
+def preview(model: Model, rendering: Rendering) -> Image:
+    """Make a preview."""
+    with rendering.working():
+        return _run_preview(model, rendering, _reconstruct(rendering))
+
+
+def _outcome(work: Callable[..., Rendered], *arguments: object) -> Outcome:
+    try:
+        return work(*arguments)
+    except CutoffError as fault:
+        return fault
+
+
+# One picture.
+
+
+def _render_one(
+    model: Model, one: Rendering, others: Sequence[Rendering], known: Reconstruction | None = None
+) -> Rendered:
+    """Make the best picture for which there is time, without taking from *others* what a preview takes them."""
+    if one.latents is None:
+        return Rendered(one.last_preview, (), one.watch.clock())
+    with one.working():
+        image, skipped = _best_in_time(model, one, known or _reconstruct(one), others)
+    return Rendered(image, skipped, one.watch.clock())
+
+
+def _best_in_time(
+    model: Model, one: Rendering, known: Reconstruction, others: Sequence[Rendering]
+) -> tuple[Image | None, tuple[str, ...]]:
+    def fits(roles: Sequence[str]) -> bool:
+        return _fits(model, one, roles, others)
+
+    passes, skipped = _without_what_is_late(known.passes, fits)
+    if fits([each.role for each in passes]):
+        return _image(one, _run_passes(model, [(one, known)], passes)), skipped
+    skipped += tuple(each.role for each in reversed(passes))
+    if fits(PREVIEW):
+        return _run_preview(model, one, known), skipped
+    return one.last_preview, (*skipped, *PREVIEW)
+
+
+def _without_what_is_late(
+    passes: Sequence[Pass], fits: Callable[[Sequence[str]], bool]
+) -> tuple[Sequence[Pass], tuple[str, ...]]:
+    """Return *passes* without optional ones, the last first, until the rest fits; and the roles left out."""
+    kept, skipped = list(passes), []
+    for one in reversed(passes):
+        if one.optional and not fits([each.role for each in kept]):
+            kept.remove(one)
+            skipped.append(one.role)
+    return kept, tuple(skipped)
+
+
+def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[Rendering]) -> bool:
+    """Decide whether there is time for *roles*, and then still for a preview of each of *others* that can have one."""
+    now = one.watch.clock()
+    end = now + cost_s(model, one.pixels, [*roles, "finish"]) + SAFETY_S
+    if one.deadline is not None and end >= one.deadline.instant:
+        return False
+    soonest = min(end, now + cost_s(model, one.pixels, [*PREVIEW, "finish"]))
+    return all(
+        end + wait_s < other.instant or soonest + wait_s >= other.instant
+        for other, wait_s in zip(others, _one_by_one_s(model, others, PREVIEW), strict=True)
+    )
+
+
+# Several.
+
+
+def _batch(model: Model, waiting: Sequence[Rendering]) -> Sequence[Rendering]:
+    """Return which of *waiting*, by deadline, to make next: the first, alone or with others."""
+    for batch in _batches(waiting, _BATCHES):
+        if _pays(model, batch) and _in_time(model, batch, waiting):
+            return batch
+    return waiting[:1]
+
+
+def _batches(waiting: Sequence[Rendering], sizes: Sequence[int]) -> Iterator[Sequence[Rendering]]:
+    """Yield sets of those that can share a run with the first: the most first, the most urgent always among them."""
+    first = waiting[0]
+    if first.latents is None:
+        return
+    alike = [
+        one
+        for one in waiting
+        if one.latents is not None and (one.size, one.aim) == (first.size, first.aim) and one.aim != PREVIEW
+    ]
+    for size in sizes:
+        if size <= len(alike):
+            yield alike[:size]
+
+
+def _pays(model: Model, batch: Sequence[Rendering]) -> bool:
+    """Decide from measured runs whether a batch takes less time; what was hardly measured is worth a trial."""
+    costs, pixels, count = model.costs, batch[0].pixels, len(batch)
+    roles = batch[0].aim
+    if any(costs.runs(_together(role, count), pixels) < _TRIALS for role in roles):
+        return True
+    together = sum(costs.typical_s(_together(role, count), pixels) for role in roles)
+    return together <= _GAIN * count * sum(costs.typical_s(role, pixels) for role in roles)
+
+
+def _in_time(model: Model, batch: Sequence[Rendering], waiting: Sequence[Rendering]) -> bool:
+    """Decide whether all of *batch* come in time, and nobody loses a picture or a preview that one by one he had."""
+    now = batch[0].watch.clock()
+    ends = [now + end for end in _ends_s(model, batch)]
+    if any(end >= one.instant for one, end in zip(batch, ends, strict=True)):
+        return False
+    rest = [one for one in waiting if one not in batch]
+    full, previews = (dict(zip(waiting, _one_by_one_s(model, waiting, aim), strict=True)) for aim in (None, PREVIEW))
+    for alone, aim in ((full, None), (previews, PREVIEW)):
+        behind = zip(rest, _one_by_one_s(model, rest, aim), strict=True)
+        if any(ends[-1] + end >= one.instant > now + alone[one] for one, end in behind):
+            return False
+    return True
+
+
+def _one_by_one_s(model: Model, some: Sequence[Rendering], aim: Sequence[str] | None = None) -> Iterator[float]:
+    """Yield when each of *some* is there, one after the other, from now; *aim*, if given, instead of their own."""
+    return accumulate(0.0 if one.latents is None else reserve_s(model, one.pixels, aim or one.aim) for one in some)
+
+
+def _ends_s(model: Model, batch: Sequence[Rendering], roles: Sequence[str] | None = None) -> list[float]:
+    """Return how long it takes until each picture of *batch* is there; with *roles*, these are what is left to run."""
+    pixels, count = batch[0].pixels, len(batch)
+    if batch[0].latents is None:
+        return [0.0] * count
+    begin = count * cost_s(model, pixels, ["reconstruct"]) if roles is None else 0.0
+    networks = sum(_cost_together_s(model, pixels, role, count) for role in roles or batch[0].aim)
+    finish = cost_s(model, pixels, ["finish"])
+    return [begin + networks + (place + 1) * finish + SAFETY_S for place in range(count)]
+
+
+def _cost_together_s(model: Model, pixels: int, role: str, count: int) -> float:
+    alone = model.costs.estimate_s(role, pixels)
+    if count == 1:
+        return alone
+    if model.costs.runs(_together(role, count), pixels) == 0:
+        return _UNTRIED * count * alone
+    return model.costs.estimate_s(_together(role, count), pixels)
+
+
+def _together(role: str, count: int) -> str:
+    """Return the name under which the cost model knows one run of *role* on *count* pictures."""
+    return f"{role} x{count}"
+
+
+def _render_batch(
+    model: Model, batch: Sequence[Rendering], others: Sequence[Rendering]
+) -> Iterator[tuple[Rendering, Outcome]]:
+    """Make pictures together that turn out to be alike, and the others one by one."""
+    alike: dict[object, list[_Known]] = {}
+    for one in batch:
+        try:
+            with one.working():
+                known = _reconstruct(one)
+        except CutoffError as fault:
+            yield one, fault
+            continue
+        shapes = tuple((name, tensor.shape) for name, tensor in known.tensors.items())
+        alike.setdefault((known.passes, shapes), []).append((one, known))
+    groups = list(alike.values())
+    for place, group in enumerate(groups):
+        later = [one for following in groups[place + 1 :] for one, _ in following]
+        yield from _render_alike(model, group, [*later, *others])
+
+
+def _render_alike(
+    model: Model, group: Sequence[_Known], others: Sequence[Rendering]
+) -> Iterator[tuple[Rendering, Outcome]]:
+    """Run the passes of *group* on all together; one by one where there is no time for that, or a network fails."""
+    members = [one for one, _ in group]
+
+    def fits(roles: Sequence[str]) -> bool:
+        now = members[0].watch.clock()
+        ends = _ends_s(model, members, roles)
+        return all(now + end < one.instant for one, end in zip(members, ends, strict=True))
+
+    passes, skipped = _without_what_is_late(group[0][1].passes, fits)
+    x: Tensor | None = None
+    if len(group) > 1 and fits([each.role for each in passes]):
+        with suppress(CutoffError):  # whose fault it is, one by one will show
+            x = _run_passes(model, group, passes)
+    for place, (one, known) in enumerate(group):
+        if x is None:
+            yield one, _outcome(_render_one, model, one, [*members[place + 1 :], *others], known)
+        else:
+            yield one, _outcome(_finished, one, x[place : place + 1], skipped)
+
+
+def _finished(one: Rendering, x: Tensor, skipped: tuple[str, ...]) -> Rendered:
+    with one.working():
+        image = _image(one, x)
+    return Rendered(image, skipped, one.watch.clock())
+
+
+# Stages.
+
+
+def _reconstruct(one: Rendering) -> Reconstruction:
+    assert one.latents is not None
+    one.watch.check()
+    with one.watch.timed("reconstruct"):
+        return one.latents.reconstruct()
+
+
+def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass]) -> Tensor:
+    """Run *passes* on what is known of all of *group*; each picture's share of the time is its work."""
+    watches, tensors = [one.watch for one, _ in group], [dict(known.tensors) for _, known in group]
+    x = (
+        {name: np.concatenate([each[name] for each in tensors]) for name in tensors[0]}
+        if len(group) > 1
+        else tensors[0]
+    )
+    for one in passes:
+        for watch in watches:
+            watch.check()
+        began = watches[0].clock()
+        (x[one.output],) = model.run(one.role, *(x[name] for name in one.inputs))
+        took_s = watches[0].clock() - began
+        watches[0].record(one.role if len(group) == 1 else _together(one.role, len(group)), took_s)
+        for watch in watches:
+            watch.add(one.role, took_s / len(group))
+            if len(group) > 1:
+                watch.add("total", took_s / len(group))
+    return x[passes[-1].output]
+
+
+def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
+    network = known.preview
+    one.watch.check()
+    with one.watch.timed(network.role):
+        (small,) = model.run(network.role, *(known.tensors[name] for name in network.inputs))
+        x = enlarged(small, _PREVIEW_FACTOR, one.header.height, one.header.width)
+    return _image(one, x)
+
+
+def _image(one: Rendering, x: Tensor) -> Image:
+    with one.watch.timed("finish"):
+        return image_from_tensor(x, one.header.height, one.header.width, grey=one.header.grey)

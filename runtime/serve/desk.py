@@ -1,0 +1,530 @@
+"""The decode desk: worker threads that feed bytes to decoders as they arrive, and finish each frame in time.
+
+    loop: Desk.open -> Ticket;  Desk.feed(ticket, bytes);  Desk.close(ticket): nothing more comes, answer soon
+    worker: feeds slices -> looks now and then (preview, early label) -> finishes at the latest start
+    labeller: classifies what came of it, where there is time -> Outcome
+
+A worker does one thing at a time, so it begins the answer of the most urgent frame early enough that those behind it
+still keep their deadlines. Frames that would have to begin while it works on that one begin with it, as pictures of
+one size may share a run of the networks (`runtime.batch`). Answers that may be given early, as a stream is whole, and
+all other work run only where they are done before the latest start of all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from engines.costs import Costs
+from runtime.batch import finish_together
+from runtime.codec import Codec
+from runtime.deadline import Deadline
+from runtime.decoder import Decoder, Picture
+from runtime.errors import CutoffError, Incomplete
+from runtime.picture import Image
+from runtime.serve.schedule import Job, overload_s
+
+LOG = logging.getLogger("cutoff.serve")
+_SLICE = 2048  # bytes fed between two looks at the clock: some milliseconds of decoding
+_SEND_S = 0.003  # from an answer to the wire
+_EARLY_S = 0.001  # a thread that sleeps wakes up late by about this much
+_PATIENCE_S = 30.0  # frames without a deadline are treated as if theirs were this far away
+_GROWTH = 1.25  # a look is due when there are so many times more bytes than at the last
+_LOOK_S = 0.15  # and not more often than this
+_MEMORY = 0.8  # how slowly the mean cost of a camera's frames forgets
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the classifier says: the name of a class and its probability."""
+
+    name: str
+    confidence: float
+
+
+Classify = Callable[[Image], Label]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was made of a frame.
+
+    Attributes:
+        status: as of `runtime.protocol.Result`.
+        picture: None if there is none at all.
+        label: None without a classifier, a picture, or time.
+        seconds: of a worker's time, in all.
+        message: what was wrong with a stream that is "unusable".
+    """
+
+    status: str
+    picture: Picture | None
+    label: Label | None
+    seconds: float
+    message: str = ""
+
+
+class Listener(Protocol):
+    """Who hears of a frame; called on a worker's thread, so it must be quick."""
+
+    def finishing(self) -> None:
+        """The answer is being made from what was fed so far."""
+
+    def looked(self, image: Image, label: Label | None, size: int) -> None:
+        """A preview was made of the first *size* bytes, and classified if that is wanted."""
+
+    def enough(self) -> None:
+        """Further bytes are of no use."""
+
+    def answered(self, outcome: Outcome) -> None:
+        """The frame is done; the last call."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One frame at the desk. Everything but `worker` and `due` belongs to the worker.
+
+    Attributes:
+        due: instant by which the answer must be there; None if it has none.
+        late: it had passed already when the frame was opened.
+        cost_s: of a worker's time that such a frame is expected to take.
+    """
+
+    worker: Worker
+    listener: Listener
+    due: float | None
+    cost_s: float
+    opened: float
+    late: bool = False
+    portions: deque[bytes] = field(default_factory=deque)
+    closed: bool = False  # nothing more comes: answer when there is time
+    decoder: Decoder | None = None
+    fed: int = 0
+    pixels: int = 0  # of the padded picture, once its head segment is there
+    spent_s: float = 0.0
+    start_by: float = math.inf  # by when the answer must be begun, other frames not considered
+    looked_at: tuple[int, float] = (0, -math.inf)  # bytes and instant of the last look
+    fault: str = ""  # why the stream is of no use
+
+    @property
+    def order_by(self) -> float:
+        """By which tickets are ranked: the instant when they are due, a late one for those that have none."""
+        return self.due if self.due is not None else self.opened + _PATIENCE_S
+
+
+class Desk:
+    """Worker threads and who is served by which."""
+
+    def __init__(
+        self,
+        codecs: list[Codec],
+        classify: Classify | None = None,
+        *,
+        enough: float | None = None,
+        watched: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take a worker for each of *codecs*, which belong to the desk from now on.
+
+        Args:
+            classify: what the classifier says of a picture; any worker may call it.
+            enough: confidence from which on further bytes are of no use.
+            watched: somebody wants to see previews.
+        """
+        self._clock = clock
+        self._labeller = Labeller(classify, clock)
+        self._workers = [Worker(codec, self._labeller, enough, watched, clock) for codec in codecs]
+        self._mean_cost_s: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._labeller.start()
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Answer what is open as well as that is possible at once, end the threads and free the codecs."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.join()
+        self._labeller.stop()
+        self._labeller.join()
+
+    def overload_s(self, camera: str, due: float | None) -> float:
+        """Return by how much one more frame of *camera*, due then, is too much for the least busy worker."""
+        if due is None:
+            return 0.0
+        job = Job(due, self._expected_s(camera))
+        return min(worker.overload_s(job) for worker in self._workers)
+
+    def open(self, camera: str, due: float | None, listener: Listener) -> Ticket:
+        """Take a frame of *camera* whose answer is *due* then; None: when there is time."""
+        cost_s = self._expected_s(camera)
+        job = Job(due if due is not None else self._clock() + _PATIENCE_S, cost_s)
+        worker = min(self._workers, key=lambda worker: (worker.overload_s(job), worker.open_tickets))
+        now = self._clock()
+        ticket = Ticket(worker, listener, due, cost_s, now, late=due is not None and due <= now)
+        worker.add(ticket)
+        return ticket
+
+    def feed(self, ticket: Ticket, data: bytes) -> None:
+        """Hand over the next bytes of a frame's stream; nothing happens if it was answered."""
+        ticket.worker.feed(ticket, data)
+
+    def close(self, ticket: Ticket) -> None:
+        """Say that nothing more comes."""
+        ticket.worker.close(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a frame whose answer nobody waits for."""
+        ticket.worker.drop(ticket)
+
+    def note_cost(self, camera: str, seconds: float) -> None:
+        """Remember what a frame of *camera* took, in a worker's seconds."""
+        known = self._mean_cost_s.get(camera, seconds)
+        self._mean_cost_s[camera] = _MEMORY * known + (1 - _MEMORY) * seconds
+
+    def _expected_s(self, camera: str) -> float:
+        """Return what a frame of *camera* is expected to take: as its last ones, or as those of others."""
+        known = self._mean_cost_s
+        return known.get(camera, max(known.values(), default=0.0))
+
+    @property
+    def open_tickets(self) -> int:
+        """Frames that were not answered yet."""
+        return sum(worker.open_tickets for worker in self._workers)
+
+
+class Labeller(threading.Thread):
+    """Classifies finished pictures, one after the other, while workers are at the next ones."""
+
+    def __init__(self, classify: Classify | None, clock: Callable[[], float]) -> None:
+        super().__init__(name="cutoff-label", daemon=True)
+        self.classify, self._clock = classify, clock
+        self._costs = Costs()
+        self._waiting: queue.SimpleQueue[tuple[Ticket, Outcome] | None] = queue.SimpleQueue()
+
+    @property
+    def cost_s(self) -> float:
+        """What a label may take."""
+        return 0.0 if self.classify is None else self._costs.estimate_s("label", 1)
+
+    def hand_on(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Answer with *outcome*, and a label if there is a picture and time."""
+        if self.classify is None or outcome.picture is None or outcome.picture.image is None:
+            ticket.listener.answered(outcome)
+        else:
+            self._waiting.put((ticket, outcome))
+
+    def stop(self) -> None:
+        """End when what waits is done."""
+        self._waiting.put(None)
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        while (one := self._waiting.get()) is not None:
+            ticket, outcome = one
+            began = self._clock()
+            assert self.classify is not None and outcome.picture is not None and outcome.picture.image is not None
+            if ticket.due is None or began + self.cost_s < ticket.due:
+                try:
+                    label = self.classify(outcome.picture.image)
+                    took_s = self._clock() - began
+                    self._costs.record("label", 1, took_s)
+                    outcome = replace(outcome, label=label, seconds=outcome.seconds + took_s)
+                except Exception:
+                    LOG.exception("the classifier has failed")
+            if ticket.due is not None and outcome.status != "missed" and self._clock() > ticket.due:
+                outcome = replace(outcome, status="missed")
+            ticket.listener.answered(outcome)
+
+
+class Worker(threading.Thread):
+    """One thread with a codec of its own."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        labeller: Labeller,
+        enough: float | None,
+        watched: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(name="cutoff-decode", daemon=True)
+        self._codec, self._labeller, self._watched, self._clock = codec, labeller, watched, clock
+        self._enough = None if labeller.classify is None else enough
+        self._costs = Costs()  # of what the codec's own do not know: a slice of bytes, an answer, a look
+        self._changed = threading.Condition()
+        self._tickets: list[Ticket] = []
+        self._stopping = False
+        self._usual_pixels = 1
+
+    # Called by anybody.
+
+    def add(self, ticket: Ticket) -> None:
+        """Take a frame."""
+        with self._changed:
+            self._tickets.append(ticket)
+            ticket.start_by = self._start_by(ticket)
+            self._changed.notify()
+
+    def feed(self, ticket: Ticket, data: bytes) -> None:
+        """Hand over bytes."""
+        with self._changed:
+            if ticket in self._tickets:
+                ticket.portions.extend(data[start : start + _SLICE] for start in range(0, len(data), _SLICE))
+                self._changed.notify()
+
+    def close(self, ticket: Ticket) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            ticket.closed = True
+            if ticket.due is None:
+                ticket.start_by = ticket.order_by
+            self._changed.notify()
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a frame, if its answer was not begun."""
+        with self._changed:
+            if ticket in self._tickets:
+                self._tickets.remove(ticket)
+                ticket.portions.clear()
+
+    def stop(self) -> None:
+        """Answer what is open, and end."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    def overload_s(self, job: Job) -> float:
+        """Return by how many seconds *job* is too much beside what is open."""
+        with self._changed:
+            jobs = [Job(one.order_by, max(0.0, one.cost_s - one.spent_s)) for one in self._tickets]
+        return overload_s([*jobs, job], self._clock())
+
+    @property
+    def open_tickets(self) -> int:
+        """Frames that were not answered yet."""
+        return len(self._tickets)
+
+    # The thread.
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        while True:
+            with self._changed:
+                while (task := self._next()) is None:
+                    if self._stopping and not self._tickets:
+                        self._codec.close()
+                        return
+                    self._changed.wait(self._sleep_s())
+                work, tickets = task
+            try:
+                work(tickets)
+            except Exception as fault:
+                LOG.exception("a worker has failed")
+                self._give_up(tickets, fault)
+
+    def _next(self) -> tuple[Callable[[Sequence[Ticket]], None], Sequence[Ticket]] | None:
+        """Return what to do now, and with which; None if there is nothing to do yet. The lock is held."""
+        if not self._tickets:
+            return None
+        ranked = sorted(self._tickets, key=lambda ticket: ticket.order_by)
+        now = self._clock()
+        faulty = [ticket for ticket in ranked if ticket.fault]
+        if faulty or self._stopping:
+            return self._finish, faulty or ranked
+        left = self._latest_start(ranked) - now - _EARLY_S
+        if left <= 0:
+            return self._finish, self._with(ranked[0], ranked, now)
+        for ticket in ranked:
+            if ticket.portions:
+                if self._slice_s(ticket) < left:
+                    return self._feed, [ticket]
+                return self._finish, self._with(ranked[0], ranked, now)
+            if ticket.closed and (ticket is ranked[0] or self._answer_s(ticket) < left):
+                return self._finish, self._ready_with(ticket, ranked, left)
+        for ticket in ranked:
+            if self._look_is_due(ticket, now) and self._costs.estimate_s("look", self._pixels(ticket)) < left:
+                return self._look, [ticket]
+        return None
+
+    def _with(self, first: Ticket, ranked: Sequence[Ticket], now: float) -> Sequence[Ticket]:
+        """Return *first* and those that lose nothing by being answered with it: they would have to begin meanwhile."""
+        until = now + self._answer_s(first)
+        others = [one for one in ranked if one is not first and one.start_by - self._answer_s(one) <= until]
+        return [first, *others]
+
+    def _ready_with(self, first: Ticket, ranked: Sequence[Ticket], left: float) -> Sequence[Ticket]:
+        """Return *first* and others that wait for nothing, as many as are done in *left* seconds."""
+        group, spent_s = [first], self._answer_s(first)
+        for one in ranked:
+            if one is not first and one.closed and not one.portions and spent_s + self._answer_s(one) < left:
+                group.append(one)
+                spent_s += self._answer_s(one)
+        return group
+
+    def _latest_start(self, ranked: Sequence[Ticket]) -> float:
+        """Return the instant at which the most urgent answer has to be begun, for the sake of all."""
+        start = math.inf
+        for ticket in reversed(ranked):
+            start = min(ticket.start_by, start - self._answer_s(ticket))
+        return start
+
+    def _sleep_s(self) -> float | None:
+        """Return how long nothing has to be done; None: until something changes. The lock is held."""
+        ranked = sorted(self._tickets, key=lambda ticket: ticket.order_by)
+        start = self._latest_start(ranked)
+        if any(self._wants_looks(ticket) for ticket in ranked):
+            start = min(start, self._clock() + _LOOK_S)
+        return None if math.isinf(start) else max(0.0, start - _EARLY_S - self._clock())
+
+    # Work.
+
+    def _feed(self, tickets: Sequence[Ticket]) -> None:
+        (ticket,) = tickets
+        with self._changed:
+            portion = _take(ticket.portions, _SLICE)
+        began = self._clock()
+        stage = self._slice_stage(ticket)
+        if ticket.decoder is None:
+            ticket.decoder = self._codec.decoder(self._decoder_deadline(ticket))
+        try:
+            ticket.decoder.feed(portion)
+            if not ticket.pixels:
+                ticket.pixels = self._usual_pixels = ticket.decoder.rendering().pixels
+        except Incomplete:
+            pass
+        except CutoffError as fault:
+            ticket.fault = str(fault)
+        ticket.fed += len(portion)
+        took_s = self._clock() - began
+        self._costs.record(stage, self._pixels(ticket), took_s)
+        ticket.spent_s += took_s
+        ticket.start_by = self._start_by(ticket)
+
+    def _look(self, tickets: Sequence[Ticket]) -> None:
+        """Make a preview; if the classifier is sure of it, stop asking for more."""
+        (ticket,) = tickets
+        began = self._clock()
+        ticket.looked_at = ticket.fed, began
+        assert ticket.decoder is not None
+        try:
+            image = ticket.decoder.preview()
+        except CutoffError as fault:
+            ticket.fault = str(fault)
+            return
+        if image is None:
+            return
+        classify = self._labeller.classify
+        label = None if classify is None or self._enough is None else classify(image)
+        took_s = self._clock() - began
+        self._costs.record("look", self._pixels(ticket), took_s)
+        ticket.spent_s += took_s
+        ticket.listener.looked(image, label, ticket.fed)
+        if label is not None and self._enough is not None and label.confidence >= self._enough and not ticket.closed:
+            self.close(ticket)
+            ticket.listener.enough()
+
+    def _finish(self, tickets: Sequence[Ticket]) -> None:
+        """Answer *tickets*, each as soon as its picture is there."""
+        with self._changed:
+            mine = [ticket for ticket in tickets if ticket in self._tickets]
+            self._tickets = [ticket for ticket in self._tickets if ticket not in mine]
+        waiting: dict[Decoder, Ticket] = {}
+        now = self._clock()
+        for ticket in mine:
+            ticket.portions.clear()
+            ticket.listener.finishing()
+            if ticket.late or (ticket.due is not None and now >= ticket.due):
+                self._labeller.hand_on(ticket, Outcome("missed", None, None, ticket.spent_s))
+            elif ticket.fault or ticket.decoder is None:
+                why = ticket.fault or "nothing of the stream came"
+                self._labeller.hand_on(ticket, Outcome("unusable", None, None, ticket.spent_s, why))
+            else:
+                waiting[ticket.decoder] = ticket
+            ticket.decoder = None
+        count, began = len(waiting), now
+        try:
+            for decoder, result in finish_together(list(waiting)):
+                ticket = waiting.pop(decoder)
+                now = self._clock()
+                ticket.spent_s += now - began
+                self._costs.record("answer", self._pixels(ticket), now - began)
+                began = now
+                self._labeller.hand_on(ticket, self._outcome(ticket, result))
+        except Exception as fault:
+            LOG.exception("%d frame(s) could not be finished", count)
+            self._give_up(list(waiting.values()), fault)
+
+    def _outcome(self, ticket: Ticket, result: Picture | CutoffError) -> Outcome:
+        if isinstance(result, CutoffError):
+            return Outcome("unusable", None, None, ticket.spent_s, str(result))
+        if result.image is None or (ticket.due is not None and self._clock() > ticket.due):
+            status = "missed"
+        elif result.damaged:
+            status = "damaged"
+        else:
+            status = "preview" if set(result.skipped) & set(self._codec.model.family.synthesis) else "ok"
+        return Outcome(status, result, None, ticket.spent_s)
+
+    def _give_up(self, tickets: Sequence[Ticket], fault: Exception) -> None:
+        """Answer frames on which something failed that should not have."""
+        with self._changed:
+            self._tickets = [ticket for ticket in self._tickets if ticket not in tickets]
+        for ticket in tickets:
+            ticket.listener.answered(Outcome("unusable", None, None, ticket.spent_s, f"internal error: {fault!r}"))
+
+    # Time.
+
+    def _decoder_deadline(self, ticket: Ticket) -> Deadline | None:
+        return None if ticket.due is None else Deadline(ticket.due - _SEND_S - self._labeller.cost_s)
+
+    def _start_by(self, ticket: Ticket) -> float:
+        """Return by when the answer must be begun; infinite while a frame without a deadline still grows."""
+        if ticket.due is None:
+            return ticket.order_by if ticket.closed else math.inf
+        finish_by = None if ticket.decoder is None else ticket.decoder.finish_by()
+        return ticket.due - _SEND_S if finish_by is None else finish_by
+
+    def _pixels(self, ticket: Ticket) -> int:
+        """Return the size of a frame's picture; of one whose size did not come yet, that of the last one."""
+        return ticket.pixels or self._usual_pixels
+
+    def _slice_stage(self, ticket: Ticket) -> str:
+        return "slice" if ticket.pixels else "begin"
+
+    def _slice_s(self, ticket: Ticket) -> float:
+        return self._costs.estimate_s(self._slice_stage(ticket), self._pixels(ticket))
+
+    def _answer_s(self, ticket: Ticket) -> float:
+        return 0.0 if ticket.decoder is None else self._costs.estimate_s("answer", self._pixels(ticket))
+
+    def _wants_looks(self, ticket: Ticket) -> bool:
+        return ticket.decoder is not None and not ticket.closed and (self._enough is not None or self._watched())
+
+    def _look_is_due(self, ticket: Ticket, now: float) -> bool:
+        size, instant = ticket.looked_at
+        grown = ticket.fed >= _GROWTH * max(1, size) and now - instant >= _LOOK_S
+        return grown and ticket.pixels > 0 and self._wants_looks(ticket)
+
+
+def _take(portions: deque[bytes], size: int) -> bytes:
+    """Take up to *size* bytes off the front of *portions*."""
+    taken: list[bytes] = []
+    while portions and size > 0:
+        first = portions.popleft()
+        if len(first) > size:
+            portions.appendleft(first[size:])
+            first = first[:size]
+        taken.append(first)
+        size -= len(first)
+    return b"".join(taken)

@@ -1,0 +1,107 @@
+"""uvicorn around the application: sockets, TLS, caps on connections, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from runtime.protocol import MAX_CHUNK, MAX_TEXT
+from runtime.serve.app import build_app
+from runtime.serve.settings import ListenSettings, ServerSettings, read_server_settings
+
+_LONGEST_MESSAGE = max(4 * MAX_TEXT, MAX_CHUNK + 64)  # bytes of a WebSocket message
+_GRACE_S = 20  # for connections and open frames, when the server is asked to end
+_SWITCH_S = 0.001  # between two threads that both want the interpreter: a deadline should not wait for 5 ms
+
+
+def command(path: Path, *, check_only: bool) -> int:
+    """Serve by the settings in *path*; what `cutoff serve` does."""
+    settings = read_server_settings(path)
+    if check_only:
+        from runtime.serve.tokens import Tokens
+
+        tokens = Tokens.read(settings)
+        print(f"{path}: {len(tokens.cameras)} camera(s), {settings.listen.host}:{settings.listen.port}")
+        return 0
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    sys.setswitchinterval(_SWITCH_S)
+    server = uvicorn.Server(uvicorn_config(settings))
+    # When it has ended in order, uvicorn raises the signal that it was ended by once more; that is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    server.run()
+    return 0 if server.started else 1
+
+
+def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
+    """Return how uvicorn runs the application of *settings*."""
+    listen = settings.listen
+    return uvicorn.Config(
+        build_app(settings),
+        host=listen.host,
+        port=listen.port,
+        http=guarded(listen),
+        ws="websockets-sansio",
+        ws_max_size=_LONGEST_MESSAGE,
+        ws_per_message_deflate=False,
+        ssl_certfile=None if listen.certificate is None else str(listen.certificate),
+        ssl_keyfile=None if listen.key is None else str(listen.key),
+        timeout_graceful_shutdown=_GRACE_S,
+        server_header=False,
+        access_log=False,
+        lifespan="on",
+        log_config=None,
+        **options,
+    )
+
+
+def guarded(listen: ListenSettings) -> type[H11Protocol]:
+    """Return uvicorn's HTTP protocol with caps on connections and a time by which a request's headers are there.
+
+    Connections that have become WebSockets count, too.
+    """
+
+    class Guarded(H11Protocol):
+        _overdue: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            host = self.client[0] if self.client else None
+            clients = [getattr(one, "client", None) for one in self.connections]
+            same = [client for client in clients if client and client[0] == host]
+            if len(self.connections) > listen.connections or len(same) > listen.connections_per_address:
+                transport.abort()
+                return
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._overdue is not None:
+                self._overdue.cancel()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """Start the clock where headers are awaited, stop it where a request is under way."""
+            waits = self.conn.their_state is h11.IDLE and self.transport.get_protocol() is self
+            if waits and self._overdue is None:
+                self._overdue = self.loop.call_later(listen.request_s, self._close_overdue)
+            elif not waits and self._overdue is not None:
+                self._overdue.cancel()
+                self._overdue = None
+
+        def _close_overdue(self) -> None:
+            self._overdue = None
+            if self.transport.get_protocol() is self:
+                self.transport.abort()
+
+    return Guarded
