@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from edge_client.dispatch import Dispatch
 from edge_client.metrics import Metrics
 from edge_client.settings import ServerSettings
+from edge_client.tasks import until_first
 from runtime.errors import ConfigurationError
 from runtime.patience import within
 from runtime.protocol import (
@@ -87,7 +88,7 @@ class Transport:
         self._clock, self._share, self._sleep = clock, share, sleep
         self._wake = asyncio.Event()
         self._url = ingest_url(settings.url)
-        self._tls = _tls(settings.ca_file) if self._url.startswith("wss://") else None
+        self._tls = trusted(settings.ca_file) if self._url.startswith("wss://") else None
 
     def wake(self) -> None:
         """Look again for something to send."""
@@ -139,7 +140,7 @@ class Transport:
         async with opened as socket:
             await self._greet(socket)
             try:
-                await _first_to_end(self._read(socket), self._write(socket))
+                await until_first(self._read(socket), self._write(socket))
             finally:
                 self._dispatch.lost(self._clock())
                 self._changed()
@@ -197,7 +198,12 @@ def ingest_url(url: str) -> str:
     return url if parts.path.strip("/") else parts._replace(path=INGEST_PATH).geturl()
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
+def trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what checks a server's certificate: by *ca_file*, or by what the system trusts.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as fault:
@@ -209,16 +215,3 @@ def _retry_after(fault: InvalidStatus) -> float:
         return max(0.0, min(float(fault.response.headers.get("Retry-After", "0")), 3600.0))
     except ValueError:  # a date
         return 0.0
-
-
-async def _first_to_end(*coroutines: Awaitable[None]) -> None:
-    """Run all until the first ends, and end the others; raise what it raised."""
-    tasks = [asyncio.ensure_future(one) for one in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

@@ -245,5 +245,5 @@ def test_path_of_the_protocol_is_added(url: str, whole: str) -> None:
 
 def test_certificates_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     """Before anything is connected."""
-    with pytest.raises(ConfigurationError, match="server.ca_file"):
+    with pytest.raises(ConfigurationError, match=r"server\.ca_file"):
         Client("wss://a", ca_file=tmp_path / "none.pem")
