@@ -79,7 +79,7 @@ def answered(camera: Camera, sequence: int, stream: bytes) -> Any:
 
 def places(folder: Path) -> dict[str, int]:
     """Return where cameras have streams: the number of the server's place."""
-    found = [path.relative_to(folder).parts for path in (folder / "store").glob("slot-*/streams/*/*.cut")]
+    found = [path.relative_to(folder / "store").parts for path in (folder / "store").glob("slot-*/streams/*/*.cut")]
     return {camera: int(slot.removeprefix("slot-")) for slot, _, camera, _ in found}
 
 
