@@ -43,7 +43,7 @@ class Program:
         self._command = [*prefix, sys.executable, *words]
         self._folder = folder
         inherited = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-        self._environment = {**inherited, **(environment or {})}
+        self._environment = {**inherited, "PYTHONFAULTHANDLER": "1", **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Program:
@@ -91,15 +91,19 @@ class Program:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def stop(self, timeout_s: float = 30.0) -> int:
-        """Ask it to end, and return its exit status; one that does not end is killed, and a TimeoutExpired raised."""
+        """Ask it to end, and return its exit status.
+
+        One that does not end is aborted, for which it writes down where it was; RuntimeError with that.
+        """
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.kill()
-            raise
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait()
+            raise RuntimeError(f"{self.name} has not ended in {timeout_s:g} s: {self.said()[-6000:]}") from None
 
     def kill(self) -> None:
         """End it without a word, as a power cut would."""

@@ -62,7 +62,9 @@ class Jpeg:
         default_factory=lambda: SimpleNamespace(name="jpeg", version="1", exact_id=EXACT_ID)
     )
     model: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(family=SimpleNamespace(synthesis=("idct",), has_planes=False))
+        default_factory=lambda: SimpleNamespace(
+            family=SimpleNamespace(synthesis=("idct",), has_planes=False), hurry=lambda: None
+        )
     )
 
     def __post_init__(self) -> None:

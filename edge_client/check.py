@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from edge_client.settings import EdgeSettings
 from edge_client.sources import csi_pipeline, import_cv2, source_name
-from edge_client.transport import ingest_url
+from edge_client.transport import ingest_url, trusted
 from runtime.codec import Codec
 from runtime.errors import ConfigurationError
 
@@ -22,11 +24,13 @@ def check(settings: EdgeSettings) -> str:
     source, spool = settings.source, settings.spool
     codec = settings.codec
     with Codec.open(codec.bundle, codec.engine, codec.threads or None, coder=codec.coder) as opened:
+        opened.encode(np.zeros((64, 64, 3), np.uint8))  # opens what a start would open
         bundle = f"{opened.bundle.name} {opened.bundle.exact_id.hex()}"
     if source.path is not None and not source.path.exists():
         raise ConfigurationError(f"source.path: {source.path} does not exist")
     if source.kind == "csi" and "GStreamer:                   NO" in cv2.getBuildInformation():
         raise ConfigurationError("source.kind csi needs an OpenCV with GStreamer, such as JetPack's; see docs/edge.md")
+    trusted(settings.server.ca_file)
     _writable("state", settings.state)
     if spool.file is not None:
         _writable("spool.file", spool.file.parent)

@@ -15,7 +15,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from edge_client.settings import EdgeSettings
 from edge_client.sources import import_cv2, open_source, source_name
 from edge_client.spool import Spool, Spooled
 from edge_client.status import StatusServer
+from edge_client.tasks import end, until_first
 from edge_client.transport import Transport
 from runtime.codec import Codec
 from runtime.errors import OutputError
@@ -119,12 +120,10 @@ class Client:
         encoding.start()
         self._capture.start()
         try:
-            await _first(self._stop.wait(), *(asyncio.shield(task) for task in tasks))
+            await until_first(self._stop.wait(), *(asyncio.shield(task) for task in tasks))
             await self._drain(encoding)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(tasks)
             await self._close(encoding)
 
     def stop(self) -> None:
@@ -298,15 +297,3 @@ class Client:
             self.metrics.spool_errors.inc()
             _LOG.error("spool failed", extra={"fault": str(fault)})
             return None
-
-
-async def _first(*waiting: Awaitable[object]) -> None:
-    """Wait until the first of *waiting* ends, and raise what it raised."""
-    tasks = [asyncio.ensure_future(one) for one in waiting]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-    for task in done:
-        task.result()

@@ -65,7 +65,7 @@ class Dispatch:
         """Begin unconnected.
 
         Args:
-            frames: how many camera frames with a deadline may be under way; the server may allow fewer.
+            frames: how many camera frames with a deadline may be sent at a time; the server may allow fewer.
             frame_bytes: budget of a camera frame with a deadline, in bytes; None for whole streams.
         """
         self.link = link
@@ -121,7 +121,8 @@ class Dispatch:
         if self._welcome is not None and len(frame.stream) > self._welcome.frame_bytes:
             self._finish(flight, "refused")
         waiting = sorted(one.frame.sequence for one in self._flights.values() if one.live and not one.opened)
-        places = max(1, self._frames - (self.live - len(waiting)))
+        sending = sum(one.live and one.opened and not one.ended for one in self._flights.values())
+        places = max(1, self._frames - sending)
         for sequence in waiting[:-places]:
             self._finish(self._flights[sequence], "displaced")
 
@@ -130,7 +131,7 @@ class Dispatch:
         self._welcome = welcome
         self._clock_at = now + _CLOCK_EVERY_S
         self._refused_until = 0.0
-        self.link.round_trip(now, self.server_clock.exchange(welcome.sent_s, welcome.at_s, now))
+        self.link.round_trip(now, self.server_clock.exchange(welcome.sent_s, welcome.at_s, now), alone=True)
         for flight in list(self._flights.values()):
             if len(flight.frame.stream) > welcome.frame_bytes:
                 self._finish(flight, "refused")
@@ -209,7 +210,7 @@ class Dispatch:
             return self._open(unplaced, now)
         piece = next_piece(self._sendable(now), self._pace, self.link, now)
         if piece is None:
-            if self.link.room(now, None) > 0:
+            if self.link.room(now) > 0:
                 self.link.pausing()
             return None
         if not piece.flight.opened:
@@ -237,7 +238,7 @@ class Dispatch:
         opened = [flight for flight in self._flights.values() if flight.opened]
         if len(opened) >= self._welcome.frames or now < self._refused_until:
             return opened
-        full = sum(flight.live for flight in opened) >= self._frames
+        full = sum(flight.live and not flight.ended for flight in opened) >= self._frames
         return [flight for flight in self._flights.values() if flight.opened or not (flight.live and full)]
 
     def _to_open(self, now: float) -> Flight | None:

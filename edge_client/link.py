@@ -11,8 +11,12 @@ from collections import deque
 from dataclasses import dataclass
 
 _MEMORY_S = 1.0  # how long a measured rate counts: links of vehicles and phones change within seconds
-_ROUND_TRIP_MEMORY_S = 30.0
+_ROUND_TRIPS = 8  # of chunks that met no other: the shortest of the last so many counts
+_DRAIN_EVERY_S = 10.0  # after so long without such a chunk, the link is let run dry once
 _SHORTEST_S = 1e-4
+_BUSY_S = (0.1, 0.25)  # of acknowledgements without a gap: how long a run must be, and how much of it counts
+_BUSY_ACKNOWLEDGEMENTS = 4
+_MANY = 2**53
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class _Chunk:
     delivered: int
     delivered_at: float
     pausing: bool  # the sender had nothing to send shortly before: the measured rate is a lower bound
+    alone: bool  # nothing else was on its way
 
 
 class Link:
@@ -44,8 +49,10 @@ class Link:
         self._guess = round_trip_s
         self._queue_s = queue_s
         self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
-        self._round_trips: deque[tuple[float, float]] = deque()  # (instant, seconds), seconds rising
+        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self._alone_at: float | None = None  # when a chunk that was alone was acknowledged last
         self._chunks: deque[_Chunk] = deque()
+        self._run: deque[tuple[float, int]] = deque()  # acknowledgements while the link was busy: (instant, delivered)
         self._delivered = 0
         self._delivered_at = 0.0
         self._pausing_until = 0  # delivered bytes up to which rates are lower bounds
@@ -53,14 +60,18 @@ class Link:
 
     @property
     def round_trip_s(self) -> float:
-        """The shortest round trip of the last half minute, about that of an empty link."""
-        return self._round_trips[0][1] if self._round_trips else self._guess
+        """About that of an empty link.
+
+        Ways change, and with them this time. A longer one is believed only of a chunk that met no other on its way:
+        what waits behind others says nothing of the way.
+        """
+        return min(self._round_trips, default=self._guess)
 
     def rate(self, now: float) -> float:
         """Return the bytes per second that the link delivers.
 
-        It is the highest rate measured within the last second, as most measurements see pauses of the sender. What has
-        been on its way for too long lowers it at once.
+        It is what the busy link delivered of late; while it is not busy, the highest rate measured within a second, as
+        most measurements then see pauses of the sender. What has been on its way for too long lowers it at once.
         """
         if not self._chunks:
             return self._rate
@@ -73,8 +84,9 @@ class Link:
         """Note that a chunk of *size* bytes, which ends at offset *end* of frame *sequence*, leaves."""
         if not self._chunks:
             self._delivered_at = now
-        pausing = self._delivered < self._pausing_until or not self._chunks
-        self._chunks.append(_Chunk(sequence, end, size, now, self._delivered, self._delivered_at, pausing))
+        alone = not self._chunks
+        pausing = self._delivered < self._pausing_until or alone
+        self._chunks.append(_Chunk(sequence, end, size, now, self._delivered, self._delivered_at, pausing, alone))
         self.in_flight += size
 
     def acknowledged(self, now: float, sequence: int, held: int) -> None:
@@ -96,44 +108,72 @@ class Link:
             last = self._chunks.popleft()
             self._delivered += last.size
             self.in_flight -= last.size
+        busy = last.sent_at + self.round_trip_s <= self._delivered_at
         self._delivered_at = now
         elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
-        self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
-        self.round_trip(now, now - last.sent_at)
+        self.round_trip(now, now - last.sent_at, alone=last.alone)
+        exact = self._busy_rate(now, busy)
+        if exact is None:
+            self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
+        else:
+            self._rates.clear()
+            self._rates.append((now, exact))
+            self._rate = exact
 
-    def round_trip(self, now: float, seconds: float) -> None:
-        """Note that an answer came *seconds* after what it answers; the shortest count."""
-        seconds = max(seconds, _SHORTEST_S)
-        while self._round_trips and self._round_trips[-1][1] >= seconds:
-            self._round_trips.pop()
-        self._round_trips.append((now, seconds))
-        while self._round_trips[0][0] < now - _ROUND_TRIP_MEMORY_S:
-            self._round_trips.popleft()
+    def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
+        """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
+        if alone:
+            self._alone_at = now
+        if alone or seconds < self.round_trip_s:
+            self._round_trips.append(max(seconds, _SHORTEST_S))
 
     def pausing(self) -> None:
         """Note that the sender has nothing to send although more might be out."""
         self._pausing_until = self._delivered + self.in_flight
 
-    def room(self, now: float, arrive_by: float | None, least: int = 0) -> int:
-        """Return how many bytes more may be out so that the last of them arrives by *arrive_by*; negative if none.
+    def room(self, now: float, least: int = 0) -> int:
+        """Return how many bytes more may be out: what the link delivers in a round trip, and a queue; negative if none.
+
+        The queue is also what finds out that a link carries more than was tried: chunks that need not wait there are
+        measured at a higher rate.
 
         Args:
-            arrive_by: None for bytes without a deadline.
             least: bytes that may always be out, so that something is measured.
         """
+        if self.in_flight and self._alone_at is not None and now - self._alone_at > _DRAIN_EVERY_S:
+            return 0
+        return int(max(self.rate(now) * (self.round_trip_s + self._queue_s), least)) - self.in_flight
+
+    def in_time(self, now: float, arrive_by: float) -> int:
+        """Return how many bytes that leave now will arrive by *arrive_by*, behind those that are out; 0 if none."""
         rate, round_trip_s = self.rate(now), self.round_trip_s
-        window = max(rate * (round_trip_s + self._queue_s), least) - self.in_flight
-        if arrive_by is not None:
-            queued = max(0.0, self.in_flight - rate * round_trip_s)
-            window = min(window, rate * (arrive_by - now - round_trip_s / 2) - queued)
-        return int(max(min(window, 2.0**53), -(2.0**53)))
+        queued = max(0.0, self.in_flight - rate * round_trip_s)
+        return int(max(0.0, min(rate * (arrive_by - now - round_trip_s / 2) - queued, _MANY)))
 
     def lost(self) -> None:
         """Forget what was on its way: the connection is gone. The rate stays as a guess for the next."""
         self._chunks.clear()
+        self._run.clear()
         self._rates.clear()
         self._round_trips.clear()
+        self._alone_at = None
         self._delivered = self._pausing_until = self.in_flight = 0
+
+    def _busy_rate(self, now: float, busy: bool) -> float | None:
+        """Return the rate while the link was busy; None if it may have been idle lately.
+
+        It was busy between two acknowledgements if the second chunk had left early enough to be waiting at the first.
+        What it delivered then is all that it could: a link that got slower shows at once.
+        """
+        if not busy:
+            self._run.clear()
+        self._run.append((now, self._delivered))
+        while len(self._run) > _BUSY_ACKNOWLEDGEMENTS and self._run[1][0] <= now - _BUSY_S[1]:
+            self._run.popleft()
+        begin, delivered = self._run[0]
+        if len(self._run) < _BUSY_ACKNOWLEDGEMENTS or now - begin < _BUSY_S[0]:
+            return None
+        return (self._delivered - delivered) / (now - begin)
 
     def _measured(self, now: float, rate: float, pausing: bool) -> None:
         while self._rates and self._rates[0][0] < now - _MEMORY_S:

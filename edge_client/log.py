@@ -33,4 +33,5 @@ def set_up_log(level: str, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("websockets").setLevel(logging.WARNING)  # it would log the handshake, token included, at debug
+    for library in ("websockets", "PIL", "asyncio"):  # the first would log the hello, token included, at debug
+        logging.getLogger(library).setLevel(logging.WARNING)

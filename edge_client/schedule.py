@@ -108,15 +108,15 @@ def _size(flight: Flight, pace: Pace, link: Link, now: float, most: int) -> int:
     left = flight.limit - flight.sent
     wanted = min(most, left)
     by = pace.arrive_by(flight)
+    room = link.room(now, least=2 * most)
     if by is None:
         # Half the window only: a frame with a deadline may come at any moment.
-        free = link.room(now, None, least=2 * most) - link.in_flight
-        return wanted if free >= wanted or link.in_flight == 0 else 0
-    in_time = link.room(now, by, least=2 * most)
-    if link.in_flight == 0 and not too_late(flight, pace, link, now):
-        return wanted  # the estimates may be wrong: only what is sent mends them
-    if link.room(now, None, least=2 * most) < wanted:
-        return 0  # an acknowledgement will make room
+        return wanted if room - link.in_flight >= wanted or link.in_flight == 0 else 0
+    if too_late(flight, pace, link, now):
+        return 0
+    if link.in_flight == 0:
+        return wanted  # whatever the estimates say: they may be wrong, and only what is sent mends them
+    in_time = link.in_time(now, by) if room > 0 else 0
     to_first = flight.frame.worth.first - flight.sent
     if to_first > 0:  # without the whole of it there is no picture
         return wanted if in_time >= min(to_first, left) else 0

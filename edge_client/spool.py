@@ -22,22 +22,22 @@ from runtime.errors import OutputError
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
-_TABLES = f"""
-PRAGMA user_version = {_VERSION};
-CREATE TABLE frames (
-    sequence INTEGER PRIMARY KEY,
-    captured REAL NOT NULL,
-    added REAL NOT NULL,    -- seconds that the spool had been in use
-    size INTEGER NOT NULL,  -- of the stream
-    held INTEGER NOT NULL,  -- bytes that the server has stored
-    next REAL NOT NULL,     -- what the byte behind them is worth
-    curve TEXT NOT NULL,
-    stream BLOB NOT NULL
-);
-CREATE INDEX by_worth ON frames (next DESC, sequence DESC);
-CREATE TABLE used (seconds REAL NOT NULL);
-INSERT INTO used VALUES (0);
-"""
+_TABLES = (
+    """CREATE TABLE frames (
+        sequence INTEGER PRIMARY KEY,
+        captured REAL NOT NULL,
+        added REAL NOT NULL,    -- seconds that the spool had been in use
+        size INTEGER NOT NULL,  -- of the stream
+        held INTEGER NOT NULL,  -- bytes that the server has stored
+        next REAL NOT NULL,     -- what the byte behind them is worth
+        curve TEXT NOT NULL,
+        stream BLOB NOT NULL
+    )""",
+    "CREATE INDEX by_worth ON frames (next DESC, sequence DESC)",
+    "CREATE TABLE used (seconds REAL NOT NULL)",
+    "INSERT INTO used VALUES (0)",
+    f"PRAGMA user_version = {_VERSION}",
+)
 _SIDE_FILES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
@@ -186,10 +186,12 @@ class Spool:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a frame that was added survives a loss of power
         database.execute("PRAGMA journal_size_limit = 4000000")
+        database.execute("BEGIN IMMEDIATE")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.executescript(f"BEGIN; {_TABLES} COMMIT;")
-        elif version != _VERSION:
+        for statement in _TABLES if version == 0 else ():
+            database.execute(statement)
+        database.execute("COMMIT")
+        if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"version {version} of a spool, not {_VERSION}")
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":

@@ -23,7 +23,9 @@ from websockets.typing import Subprotocol
 from edge_client.dispatch import Dispatch
 from edge_client.metrics import Metrics
 from edge_client.settings import ServerSettings
+from edge_client.tasks import until_first
 from runtime.errors import ConfigurationError
+from runtime.patience import within
 from runtime.protocol import (
     INGEST_PATH,
     MAX_TEXT,
@@ -86,7 +88,7 @@ class Transport:
         self._clock, self._share, self._sleep = clock, share, sleep
         self._wake = asyncio.Event()
         self._url = ingest_url(settings.url)
-        self._tls = _tls(settings.ca_file) if self._url.startswith("wss://") else None
+        self._tls = trusted(settings.ca_file) if self._url.startswith("wss://") else None
 
     def wake(self) -> None:
         """Look again for something to send."""
@@ -138,7 +140,7 @@ class Transport:
         async with opened as socket:
             await self._greet(socket)
             try:
-                await _first_to_end(self._read(socket), self._write(socket))
+                await until_first(self._read(socket), self._write(socket))
             finally:
                 self._dispatch.lost(self._clock())
                 self._changed()
@@ -149,7 +151,7 @@ class Transport:
             raise Refused(f"the server does not speak {SUBPROTOCOL}", self._settings.backoff_most_s)
         hello = Hello(PROTOCOL, self._settings.token, self._camera, self._exact_id.hex(), self._clock(), "cutoff edge")
         await socket.send(write_message(hello))
-        answer = read_message(await asyncio.wait_for(socket.recv(), self._settings.connect_s))
+        answer = read_message(await within(self._settings.connect_s, socket.recv()))
         if isinstance(answer, Fault):
             self._metrics.connections.labels("refused").inc()
             raise Refused(f"{answer.code}: {answer.message}", answer.retry_after_s or 0.0)
@@ -187,7 +189,7 @@ class Transport:
                 await socket.send(write_message(message))
                 now = self._clock()
             with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(self._dispatch.wake_at(now) - now, 0.001))
+                await within(max(self._dispatch.wake_at(now) - now, 0.001), self._wake.wait())
 
 
 def ingest_url(url: str) -> str:
@@ -196,7 +198,12 @@ def ingest_url(url: str) -> str:
     return url if parts.path.strip("/") else parts._replace(path=INGEST_PATH).geturl()
 
 
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
+def trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """Return what checks a server's certificate: by *ca_file*, or by what the system trusts.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except (OSError, ssl.SSLError) as fault:
@@ -208,16 +215,3 @@ def _retry_after(fault: InvalidStatus) -> float:
         return max(0.0, min(float(fault.response.headers.get("Retry-After", "0")), 3600.0))
     except ValueError:  # a date
         return 0.0
-
-
-async def _first_to_end(*coroutines: Awaitable[None]) -> None:
-    """Run all until the first ends, and end the others; raise what it raised."""
-    tasks = [asyncio.ensure_future(one) for one in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

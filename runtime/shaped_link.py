@@ -209,8 +209,8 @@ class ShapedLink:
     async with ShapedLink(("127.0.0.1", 8000), steady(64_000)) as port: ...
     with ShapedLink(("127.0.0.1", 8000), steady(64_000)).in_thread() as port: ...
 
-    All connections share the two pipes. The trace begins when the link is entered. `cut`, `silence` and `restore` may
-    be called from any thread.
+    All connections share the two pipes. The trace begins when the link is entered. `cut`, `silence`, `restore`
+    and `rewind` may be called from any thread.
     """
 
     def __init__(
@@ -225,13 +225,13 @@ class ShapedLink:
 
     async def __aenter__(self) -> int:
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
         self._moves = asyncio.Event()
         self._moves.set()
         listener = socket.create_server((self._host, 0), backlog=1024)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BUFFER)
         self._server = await asyncio.start_server(self._connected, sock=listener, limit=_SEGMENT)
-        self._tasks.add(self._loop.create_task(self._keep_cuts()))
+        self._began = self._loop.time()
+        self._cuts = self._follow(self._keep_cuts())
         port: int = listener.getsockname()[1]
         return port
 
@@ -295,11 +295,29 @@ class ShapedLink:
 
         self._loop.call_soon_threadsafe(both)
 
+    def rewind(self) -> None:
+        """Let the trace begin now, with empty queues; what is on its way still arrives when it was to."""
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._began = self._loop.time()
+        for pipe in (self.up, self.down):
+            pipe.clear()
+        self._cuts.cancel()
+        self._cuts = self._follow(self._keep_cuts())
+
+    def _follow(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def _now(self) -> float:
         return self._loop.time() - self._began
 
     async def _until(self, instant: float) -> None:
-        left_s = instant - self._now()
+        """Wait until *instant*, on the loop's clock."""
+        left_s = instant - self._loop.time()
         if left_s > 0:
             await asyncio.sleep(left_s)
 
@@ -318,15 +336,13 @@ class ShapedLink:
 
     async def _keep_cuts(self) -> None:
         for begins, ends in self._trace.cuts_after(self._now()):
-            await self._until(begins)
+            await self._until(self._began + begins)
             self._cut()
-            await self._until(ends)
+            await self._until(self._began + ends)
             self._refuses = False
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._relay(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._follow(self._relay(reader, writer))
 
     async def _relay(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         ends = [near]
@@ -359,8 +375,8 @@ class ShapedLink:
         while data:  # an end travels like a segment
             data = await reader.read(_SEGMENT)
             while (admitted := pipe.admits_at(len(data), self._now())) > self._now():
-                await self._until(admitted)
-            await travelling.put((pipe.send(len(data), self._now()), data))
+                await self._until(self._began + admitted)
+            await travelling.put((self._began + pipe.send(len(data), self._now()), data))
 
     async def _deliver(self, travelling: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:

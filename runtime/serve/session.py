@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime.errors import CutoffError
+from runtime.patience import within
 from runtime.protocol import (
     PROTOCOL,
     SUBPROTOCOL,
@@ -124,12 +125,12 @@ class Session:
 
     async def _read(self) -> None:
         try:
-            self._greet(await asyncio.wait_for(self._message(), self._limits.hello_s))
+            self._greet(await within(self._limits.hello_s, self._message()))
             full_since = self._clock() - _BURST_S
             messages = _Allowance(self._limits.messages_per_s, 0.0, full_since)
             octets = _Allowance(self._limits.bytes_per_s, 0.0, full_since)
             while self._ending is None:
-                message = await asyncio.wait_for(self._message(), self._limits.idle_s)
+                message = await within(self._limits.idle_s, self._message())
                 size = len(message.data) if isinstance(message, Chunk) else 0
                 now = self._clock()
                 # Too fast a sender is not refused but read more slowly; its own link then slows it down.

@@ -262,6 +262,22 @@ def test_silence_loses_nothing() -> None:
     through(work)
 
 
+def test_a_trace_can_begin_again() -> None:
+    """A stall that would last for a minute is over; what waited in it goes on as it would have."""
+
+    async def work(link: ShapedLink, port: int) -> None:
+        await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        link.rewind()
+        await asyncio.sleep(0)
+        writer.write(b"one")
+        assert await reader.readexactly(3) == b"one"
+        writer.close()
+        await writer.wait_closed()
+
+    through(work, Trace(Stretch(1.0, 1e7), Stretch(60, 0)))
+
+
 def test_leaving_ends_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
     """Without a word: connections that still carry something are reset."""
 
