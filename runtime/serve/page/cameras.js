@@ -65,10 +65,13 @@ class Card {
   }
 
   async fetchPicture(one) {
+    write(this.absent, "Fetching the last picture");
     try {
       const blob = await server.picture(this.camera, one.sequence, one.bytes, WIDTH);
       if (this.shown === 0) this.show(blob);
-    } catch { /* too little for a picture, or no longer kept: the next frame will do */ }
+    } catch { // too little for a picture, or no longer kept: the next frame will do
+      write(this.absent, "No picture");
+    }
   }
 
   show(blob) {
