@@ -120,6 +120,18 @@ class Link:
             self._rates.append((now, exact))
             self._rate = exact
 
+    def dropped(self, sequence: int) -> None:
+        """Forget the chunks of frame *sequence*: the server refused it and will never acknowledge them."""
+        self._chunks = deque(chunk for chunk in self._chunks if chunk.sequence != sequence)
+        self.in_flight = sum(chunk.size for chunk in self._chunks)
+
+    def arrived(self, before: float) -> None:
+        """Note that what left before the instant *before* has arrived, as something later did, acknowledged or not."""
+        while self._chunks and self._chunks[0].sent_at < before:
+            chunk = self._chunks.popleft()
+            self._delivered += chunk.size
+            self.in_flight -= chunk.size
+
     def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
         """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
         if alone:

@@ -192,6 +192,34 @@ def test_busy_server_is_left_alone_for_a_while() -> None:
     assert isinstance(said(one, 2.3)[0], Frame)
 
 
+def test_link_is_usable_after_a_refusal() -> None:
+    """The refused frame's chunks are never acknowledged; they do not make the link look slower and slower."""
+    one = connected(rate=64_000.0)
+    one.add(frame(1, due=1.0, size=20_000))
+    out = []
+    while (message := one.next_message(0.1)) is not None:
+        out.append(message)
+    assert any(isinstance(message, Chunk) for message in out)
+    one.receive(Fault("busy", "too much to do", 1, 0.5), 0.2)
+    assert one.link.in_flight == 0
+    one.add(frame(2, due=61.0, size=20_000))
+    assert [type(message) for message in said(one, 60.2)][:3] == [Clock, Frame, Chunk]
+
+
+def test_chunks_that_the_server_passes_over_are_forgotten() -> None:
+    """A later message's answer shows that they arrived, whatever became of them there."""
+    one = connected(rate=64_000.0)
+    one.add(frame(1, due=9.0, size=20_000))
+    while one.next_message(0.1) is not None:
+        pass
+    out = one.link.in_flight
+    assert out > 0
+    one.receive(Clock(0.1, 500.0), 0.3)  # sent no later than they were
+    assert one.link.in_flight == out
+    one.receive(Clock(10.1, 510.0), 10.2)
+    assert one.link.in_flight == 0
+
+
 def test_stream_that_the_server_does_not_accept_is_not_offered() -> None:
     """Longer than frame_bytes of the welcome: refused without a word."""
     one = dispatch()
@@ -267,6 +295,22 @@ def test_link_that_drops_recovers() -> None:
     server, _ = simulated(lambda now: 64_000.0 if not 3 <= now < 6 else 8000.0, 0.01, 9.0)
     answered = {number for number, size in server.used.items() if size >= 900}
     assert answered >= {*range(14), *range(22, 30), *range(32, 44)}
+
+
+@pytest.mark.parametrize("answer_s", [0.02, 0.2])
+def test_time_of_the_servers_answers_is_learned(answer_s: float) -> None:
+    """From 0.06 s that it was taken for: soon no byte is too late for a slower server, and a faster one gets more."""
+    one = dispatch(rate=32_000.0)
+    server = SimulatedServer(one, lambda now: 32_000.0, 0.02, answer_s)
+    for number in range(100):
+        server.add(number / 2 + 0.01, frame(number, due=number / 2 + 0.51, size=60_000))
+    server.run(60.0)
+    assert one.answer_time.seconds == pytest.approx(answer_s, abs=0.04)
+    late = server.late_bytes
+    for number in range(200, 210):
+        server.add(number / 2 + 0.01, frame(number, due=number / 2 + 0.51, size=60_000))
+    server.run(120.0)
+    assert server.late_bytes - late < 10 * 1400
 
 
 def test_bytes_that_come_too_late_are_few() -> None:

@@ -100,7 +100,8 @@ class Classifier:
         return label, float(_probabilities(scores)[label])
 
     def _scores(self, image: Image) -> NDArray[np.float64]:
-        return self._run(image)[0][0].astype(np.float64)
+        scores: NDArray[np.float64] = self._run(image)[0][0].astype(np.float64)
+        return scores
 
     def _run(self, image: Image) -> list[NDArray[np.float32]]:
         mean, deviation = (

@@ -57,18 +57,24 @@ class Card {
       const last = this.record.at(-1);
       if (last) {
         this.tell(last);
-        if (this.shown === 0 && last.bytes > 0) this.fetchPicture(last);
+        if (this.shown === 0) this.fetchPicture();
       }
       drawRecord(this.chart, this.record);
     }
     this.tick();
   }
 
-  async fetchPicture(one) {
+  /** Fetch the last picture that there is: of a frame that was answered, or else of one that came too late. */
+  async fetchPicture() {
+    const one = this.record.findLast(({ bytes }) => bytes > 0) ?? this.record.findLast(({ held }) => held > 0);
+    if (!one) return;
+    write(this.absent, "Fetching the last picture");
     try {
-      const blob = await server.picture(this.camera, one.sequence, one.bytes, WIDTH);
+      const blob = await server.picture(this.camera, one.sequence, one.bytes || one.held, WIDTH);
       if (this.shown === 0) this.show(blob);
-    } catch { /* too little for a picture, or no longer kept: the next frame will do */ }
+    } catch { // too little for a picture, or no longer kept: the next frame will do
+      write(this.absent, "No picture");
+    }
   }
 
   show(blob) {
@@ -99,8 +105,9 @@ class Card {
     this.newest = Math.max(this.newest, one.sequence);
     const where = `#/${encodeURIComponent(this.camera)}/${one.sequence}`;
     if (one.status) this.view.href = this.name.href = where; // answered: there is something to look into
-    this.arrived.style.width = `${100 * one.bytes / (one.size || one.bytes || 1)}%`;
-    write(this.bytes, one.size ? `${writeBytes(one.bytes)} of ${writeBytes(one.size)}` : writeBytes(one.bytes));
+    const arrived = one.held ?? one.bytes;
+    this.arrived.style.width = `${100 * arrived / (one.size || 1)}%`;
+    write(this.bytes, `${writeBytes(arrived)} of ${writeBytes(one.size)}`);
     write(this.steps, one.steps_total ? `${(one.steps ?? 0).toFixed(1)} of ${one.steps_total}` : "–");
     if (one.status) {
       write(this.margin, writeOutcome(one));
