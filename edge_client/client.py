@@ -228,6 +228,7 @@ class Client:
         metrics.source.set(self._capture.working)
         metrics.rate.set(self._link.rate(now))
         metrics.round_trip_s.set(self._link.round_trip_s)
+        metrics.server_answer_s.set(self.dispatch.answer_time.seconds)
         metrics.in_flight.set(self._link.in_flight)
         metrics.sent_bytes.set(self.dispatch.bytes_sent)
         metrics.captured.set(self._capture.pictures)

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edge_client.answer_time import AnswerTime
 from edge_client.frames import CameraFrame
 from edge_client.link import Link
 from edge_client.schedule import Flight, Pace, next_piece, too_late
@@ -71,6 +72,7 @@ class Dispatch:
         self.link = link
         self.server_clock = ServerClock()
         self._pace = pace
+        self.answer_time = AnswerTime(pace.answer_s)
         self._frames = frames
         self._frame_bytes = frame_bytes
         self._welcome: Welcome | None = None
@@ -180,6 +182,11 @@ class Dispatch:
         elif isinstance(message, Result):
             answered = self._flights.get(message.sequence)
             if answered is not None and answered.opened:
+                frame = answered.frame
+                if frame.due is not None and not answered.enough:
+                    most_s = (frame.due - frame.taken) / 2
+                    self.answer_time.answered(frame.sequence, message.bytes, frame.due, most_s)
+                    self._pace = replace(self._pace, answer_s=self.answer_time.seconds)
                 self._finish(answered, "answered", message, now)
         elif isinstance(message, Clock):
             if message.at_s is None:
@@ -278,7 +285,10 @@ class Dispatch:
             if flight.active_at is not None:
                 self.link.round_trip(now, now - flight.active_at)
         flight.active_at = now
+        if flight.live:
+            self.answer_time.arrived(ack.sequence, flight.held, now - self.link.round_trip_s / 2)
 
     def _finish(self, flight: Flight, why: str, result: Result | None = None, now: float | None = None) -> None:
         del self._flights[flight.frame.sequence]
+        self.answer_time.forget(flight.frame.sequence)
         self._done.append(Finished(flight.frame, flight.held, flight.enough, result, why, flight.held_before, now))

@@ -28,6 +28,7 @@ class Metrics:
         self.source = self._gauge("source_working", "1 while the source gives pictures")
         self.rate = self._gauge("link_bytes_per_second", "what the link delivers")
         self.round_trip_s = self._gauge("link_round_trip_seconds", "shortest round trip of late")
+        self.server_answer_s = self._gauge("server_answer_seconds", "what the server needs for an answer, as learned")
         self.in_flight = self._gauge("link_bytes_in_flight", "bytes sent and not acknowledged")
         self.spool_frames = self._gauge("spool_frames", "frames in the spool")
         self.spool_bytes = self._gauge("spool_bytes", "bytes of their streams")

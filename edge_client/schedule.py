@@ -64,7 +64,7 @@ class Pace:
 
     Attributes:
         chunk_bytes: largest chunk.
-        answer_s: time that the server needs between the last byte that counts and its answer.
+        answer_s: time that the server needs between the last byte that counts and its deadline.
         queue_s: see `Link`.
     """
 

@@ -115,7 +115,8 @@ class SendingSettings:
 
     Attributes:
         deadline_s: from the picture until the server's answer is due.
-        answer_s: how long before that the last byte must arrive to count: the server's time for an answer.
+        answer_s: how long before that the last byte must arrive to count: the server's time for an answer, until that
+            was learned from answers.
         frames: camera frames under way at a time.
         frame_bytes: most bytes of a stream that are sent before its deadline; 0 for no limit.
         chunk_bytes: largest piece of a stream in one message; slow links get smaller ones.

@@ -269,6 +269,22 @@ def test_link_that_drops_recovers() -> None:
     assert answered >= {*range(14), *range(22, 30), *range(32, 44)}
 
 
+@pytest.mark.parametrize("answer_s", [0.02, 0.2])
+def test_time_of_the_servers_answers_is_learned(answer_s: float) -> None:
+    """From 0.06 s that it was taken for: soon no byte is too late for a slower server, and a faster one gets more."""
+    one = dispatch(rate=32_000.0)
+    server = SimulatedServer(one, lambda now: 32_000.0, 0.02, answer_s)
+    for number in range(100):
+        server.add(number / 2 + 0.01, frame(number, due=number / 2 + 0.51, size=60_000))
+    server.run(60.0)
+    assert one.answer_time.seconds == pytest.approx(answer_s, abs=0.04)
+    late = server.late_bytes
+    for number in range(200, 210):
+        server.add(number / 2 + 0.01, frame(number, due=number / 2 + 0.51, size=60_000))
+    server.run(120.0)
+    assert server.late_bytes - late < 10 * 1400
+
+
 def test_bytes_that_come_too_late_are_few() -> None:
     """On a link that keeps its rate, hardly a byte arrives after its frame's answer."""
     server, _ = simulated(lambda now: 32_000.0, 0.05)

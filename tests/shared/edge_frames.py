@@ -33,8 +33,10 @@ class SimulatedServer:
         used: bytes of each frame that its answer rests on.
     """
 
-    def __init__(self, dispatch: Dispatch, rate: Callable[[float], float], delay_s: float) -> None:
-        self.dispatch, self.rate, self.delay_s = dispatch, rate, delay_s
+    def __init__(
+        self, dispatch: Dispatch, rate: Callable[[float], float], delay_s: float, answer_s: float = 0.04
+    ) -> None:
+        self.dispatch, self.rate, self.delay_s, self.answer_s = dispatch, rate, delay_s, answer_s
         self.held: dict[int, int] = {}
         self.used: dict[int, int] = {}
         self.sizes: dict[int, int] = {}
@@ -50,10 +52,11 @@ class SimulatedServer:
         heapq.heappush(self._events, (instant, self._count, act))
 
     def add(self, instant: float, one: CameraFrame) -> None:
-        """Let the client have *one* at *instant*; the server answers it 40 ms before its deadline."""
+        """Let the client have *one* at *instant*; the server begins its answer `answer_s` before the deadline."""
         self.at(instant, lambda now: self.dispatch.add(one))
         if one.due is not None:
-            self.at(one.due - 0.04, lambda now: self._answer(one.sequence, now))
+            due = one.due
+            self.at(due - self.answer_s, lambda now: self._answer(one.sequence, due))
 
     def run(self, until: float) -> None:
         """Let time pass."""
