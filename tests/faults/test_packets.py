@@ -8,7 +8,6 @@ from plant import SCALE, Plant, wait_until
 
 from runtime.shaped_link import Conditions, steady
 
-
 long = pytest.mark.skipif(not SCALE.long, reason="takes long: make faults")
 
 
