@@ -46,6 +46,7 @@ class Link:
                 acknowledgements, not so much that a newer and better chunk has to wait behind them.
         """
         self._rate = rate
+        self._exact = False  # the rate was once that of a busy link, not a guess or a lower bound
         self._guess = round_trip_s
         self._queue_s = queue_s
         self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
@@ -111,14 +112,17 @@ class Link:
         busy = last.sent_at + self.round_trip_s <= self._delivered_at
         self._delivered_at = now
         elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
-        self.round_trip(now, now - last.sent_at, alone=last.alone)
+        seconds = now - last.sent_at
+        if last.alone and self._exact:  # on slow links most of it is the chunk's own passage
+            seconds = max(seconds - last.size / self._rate, seconds / 4)
+        self.round_trip(now, seconds, alone=last.alone)
         exact = self._busy_rate(now, busy)
         if exact is None:
             self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
         else:
             self._rates.clear()
             self._rates.append((now, exact))
-            self._rate = exact
+            self._rate, self._exact = exact, True
 
     def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
         """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
