@@ -7,6 +7,7 @@ import logging
 import math
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engines.bundle import Bundle
 from runtime.cli.console import warn
-from runtime.errors import ConfigurationError
+from runtime.errors import ConfigurationError, MissingExtra
 from runtime.protocol import MAX_CHUNK, MAX_TEXT
 from runtime.serve.app import build_app
 from runtime.serve.classify import open_classifier
@@ -30,7 +31,7 @@ _BACKLOG = 128  # connections that are accepted at once, before any of them is l
 _SWITCH_S = 0.001  # between two threads that both want the interpreter: a deadline should not wait for 5 ms
 
 
-def command(path: Path, *, check_only: bool) -> int:
+def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
     """Serve by the settings in *path*; what `cutoff serve` does.
 
     Raises:
@@ -50,12 +51,26 @@ def command(path: Path, *, check_only: bool) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(_SWITCH_S)
+    if ray:
+        return _on_ray(settings)
     # uvicorn ends in good order on these, and then raises them once more for whoever had a handler before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server = uvicorn.Server(uvicorn_config(settings))
     server.run()
     return 0 if server.started else 1
+
+
+def _on_ray(settings: ServerSettings) -> int:
+    try:
+        from runtime.serve import on_ray
+    except ImportError as fault:  # ray.serve wraps what it misses
+        raise MissingExtra(f"`cutoff serve --ray` needs Ray Serve: pip install 'ray[serve]' ({fault})") from fault
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    on_ray.run(settings, end)
+    return 0
 
 
 def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:

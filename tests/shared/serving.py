@@ -55,13 +55,20 @@ class Camera:
     """A camera's connection."""
 
     def __init__(
-        self, port: int, name: str, token: str, exact_id: str, trust: SSLContext | None = None, **options: Any
+        self,
+        port: int,
+        name: str,
+        token: str,
+        exact_id: str,
+        trust: SSLContext | None = None,
+        query: str = "",
+        **options: Any,
     ) -> None:
         scheme = "ws" if trust is None else "wss"
         self._stack = ExitStack()
         self._socket: ClientConnection = self._stack.enter_context(
             connect(
-                f"{scheme}://127.0.0.1:{port}{INGEST_PATH}",
+                f"{scheme}://127.0.0.1:{port}{INGEST_PATH}{query}",
                 subprotocols=[SUBPROTOCOL],
                 compression=None,
                 ssl=trust,
