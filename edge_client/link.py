@@ -46,6 +46,7 @@ class Link:
                 acknowledgements, not so much that a newer and better chunk has to wait behind them.
         """
         self._rate = rate
+        self._exact = False  # the rate was once that of a busy link, not a guess or a lower bound
         self._guess = round_trip_s
         self._queue_s = queue_s
         self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
@@ -111,26 +112,17 @@ class Link:
         busy = last.sent_at + self.round_trip_s <= self._delivered_at
         self._delivered_at = now
         elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
-        self.round_trip(now, now - last.sent_at, alone=last.alone)
+        seconds = now - last.sent_at
+        if last.alone and self._exact:  # on slow links most of it is the chunk's own passage
+            seconds = max(seconds - last.size / self._rate, seconds / 4)
+        self.round_trip(now, seconds, alone=last.alone)
         exact = self._busy_rate(now, busy)
         if exact is None:
             self._measured(now, (self._delivered - last.delivered) / elapsed, last.pausing)
         else:
             self._rates.clear()
             self._rates.append((now, exact))
-            self._rate = exact
-
-    def dropped(self, sequence: int) -> None:
-        """Forget the chunks of frame *sequence*: the server refused it and will never acknowledge them."""
-        self._chunks = deque(chunk for chunk in self._chunks if chunk.sequence != sequence)
-        self.in_flight = sum(chunk.size for chunk in self._chunks)
-
-    def arrived(self, before: float) -> None:
-        """Note that what left before the instant *before* has arrived, as something later did, acknowledged or not."""
-        while self._chunks and self._chunks[0].sent_at < before:
-            chunk = self._chunks.popleft()
-            self._delivered += chunk.size
-            self.in_flight -= chunk.size
+            self._rate, self._exact = exact, True
 
     def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
         """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
@@ -138,6 +130,23 @@ class Link:
             self._alone_at = now
         if alone or seconds < self.round_trip_s:
             self._round_trips.append(max(seconds, _SHORTEST_S))
+
+    def abandoned(self, sequence: int) -> None:
+        """Note that the server will not acknowledge what is on its way of frame *sequence*: it refused the frame."""
+        self._forget([one for one in self._chunks if one.sequence == sequence])
+
+    def passed(self, sent_at: float) -> None:
+        """Note that the server has answered something that left at *sent_at*.
+
+        The connection keeps the order: what left before has arrived, acknowledged or not, and waits for nothing more.
+        """
+        self._forget([one for one in self._chunks if one.sent_at < sent_at])
+
+    def _forget(self, chunks: list[_Chunk]) -> None:
+        if chunks:
+            self._chunks = deque(one for one in self._chunks if one not in chunks)
+            self.in_flight -= sum(one.size for one in chunks)
+            self.pausing()  # how fast they went is not known
 
     def pausing(self) -> None:
         """Note that the sender has nothing to send although more might be out."""

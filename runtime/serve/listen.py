@@ -27,6 +27,7 @@ from runtime.serve.tokens import Tokens
 _LONGEST_MESSAGE = max(4 * MAX_TEXT, MAX_CHUNK + 64)  # bytes of a WebSocket message
 _GRACE_S = 20  # for connections and open frames, when the server is asked to end
 _KEEP_ALIVE_S = 5.0
+_BACKLOG = 128  # connections that are accepted at once, before any of them is looked at
 _SWITCH_S = 0.001  # between two threads that both want the interpreter: a deadline should not wait for 5 ms
 
 
@@ -86,6 +87,7 @@ def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
         ssl_certfile=None if listen.certificate is None else str(listen.certificate),
         ssl_keyfile=None if listen.key is None else str(listen.key),
         timeout_graceful_shutdown=_GRACE_S,
+        backlog=_BACKLOG,
         timeout_keep_alive=math.ceil(min(_KEEP_ALIVE_S, listen.request_s)),
         server_header=False,
         access_log=False,

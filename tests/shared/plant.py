@@ -113,6 +113,11 @@ class Plant:
         """Return the sequences that the server keeps all of."""
         return {sequence for sequence, kept in self.kept().items() if kept.whole}
 
+    def statuses(self) -> dict[str, int]:
+        """Return how many frames the server has answered in which way, last."""
+        store = self.folder / "server" / "store" / "cutoff.sqlite"
+        return dict(_rows(store, "SELECT status, COUNT(*) FROM frames WHERE status IS NOT NULL GROUP BY status"))
+
     def _place(self, name: str) -> Path:
         place = self.folder / name
         place.mkdir(exist_ok=True)

@@ -159,7 +159,7 @@ def test_a_store_of_a_later_version_is_left_alone(tmp_path):
 
 def kept_at(store: Store, monkeypatch: pytest.MonkeyPatch, sequence: int, received: float, data: bytes) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.time, "time", lambda: received)
+        patch.setattr(store, "_now", lambda: received)
         store.keep("gate", sequence, len(data), 1e9, data)
 
 
@@ -178,6 +178,22 @@ def test_old_streams_are_trimmed_and_then_deleted(tmp_path, monkeypatch, tiny_co
     assert not whole.trimmed and store.stream(whole) == tiny_stream
     assert store.stream_bytes == trimmed.file_bytes + len(tiny_stream)
     assert len(files(tmp_path)) == 2
+    store.close()
+
+
+def test_a_clock_that_jumps_deletes_nothing(tmp_path, monkeypatch, tiny_stream):
+    """Neither while the store is open, nor when it is opened by a clock that is behind."""
+    store = Store(StoreSettings(folder=tmp_path, days=30.0))
+    store.keep("gate", 1, len(tiny_stream), 1e9, tiny_stream)
+    monkeypatch.setattr(store_module.time, "time", lambda: 4e9)
+    assert store.retain() == (0, 0)
+    store.close()
+    monkeypatch.setattr(store_module.time, "time", lambda: 0.0)
+    store = Store(StoreSettings(folder=tmp_path, days=30.0))
+    store.keep("gate", 2, len(tiny_stream), 1e9, tiny_stream)
+    assert store.retain() == (0, 0)
+    first, second = store.frame("gate", 1), store.frame("gate", 2)
+    assert 1e9 < first.received <= second.received < 4e9
     store.close()
 
 
