@@ -236,6 +236,23 @@ def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, mon
     assert patient.image is not None and not patient.missed
 
 
+def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When g_s would have to start and nearly nothing has arrived, there is time until the preview has to."""
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
+    start = Header.from_bytes(world.stream, Limits()).body_start
+    for length, roles in ((start, ("preview",)), (len(world.stream) - 100, ("g_s",))):
+        decoder = world.codec.decoder(world.deadline(1.0))
+        decoder.feed(world.stream[:length])
+        first = decoder.finish_by()
+        assert first == pytest.approx(world.now + 1.0 - FULL)
+        assert first is not None
+        world.now = first
+        wait = sum(COSTS[stage] for stage in ("reconstruct", *roles, "finish")) + SAFETY
+        assert decoder.finish_by() == pytest.approx(world.now + FULL - wait)
+        decoder.feed(world.stream[length:])
+        assert decoder.finish().skipped == (() if roles == ("g_s",) else ("g_s",))
+
+
 def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that knows nearly everything when g_s has to start makes the full picture."""
     monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
