@@ -1,11 +1,11 @@
 """Measured costs of stages: what a scheduler may assume of the next run.
 
-A cost is kept per stage and picture size as its most recent durations, and estimated as a quantile of them: what all
-but one run in a thousand keep (TAIL), or what most do (MOST). One stall moves neither; a machine that becomes busy
-shows in the last few runs, which count at once. A stage that is left out because it seems too slow is doubted a little
-more each time, so that it is tried again. Sizes never seen are scaled by pixels from the nearest size that was. What an
-earlier process saved counts until this one has measured enough itself: the machine may have been busier then. A first
-measurement counts only until there is a second: first runs allocate.
+A cost is kept per stage and picture size as its most recent durations, and estimated as a quantile of them: from what
+all but one run in a thousand keep (TAIL) to what half of them do (HALF). One stall moves none; a machine that becomes
+busy shows in the last few runs, which count at once. A stage that is left out because it seems too slow is doubted a
+little more each time, until it is tried again. Sizes never seen are scaled by pixels from the nearest size that was.
+What an earlier process saved counts until this one has measured enough itself: the machine may have been busier then.
+A first measurement counts only until there is a second: first runs allocate.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections import deque
 from pathlib import Path
 from threading import Lock
 
-TAIL, MOST = 0.999, 0.95  # shares of runs that are no slower
+TAIL, RARE, MOST, USUAL, HALF = 0.999, 0.99, 0.97, 0.9, 0.5  # shares of runs that are no slower
 _KEPT = 200  # runs
 _LATEST = 8  # runs that show whether the machine has become busy
-_DOUBT = 0.995  # by which an estimate falls each time that the stage is left out for it
+_DOUBT = 0.998  # by which an estimate falls each time that the stage is left out for it
 _ENOUGH = 20  # own measurements that outweigh saved ones
 _SIZES = 64  # of a stage; the one that was not measured for longest is forgotten, as senders choose sizes
 
@@ -45,14 +45,14 @@ class _Durations:
         self.runs = 0  # all that were ever measured
 
     def add(self, seconds: float) -> None:
-        # The first one was provisional; and if a stage that was doubted turns out fast, the machine is another one now.
-        if self.runs == 1 or (self._trust < 1.0 and seconds < self._quantile(0.1)):
+        if self.runs == 1:  # the first one was provisional
             self._recent.clear()
             self._ordered.clear()
         elif len(self._recent) == _KEPT:
             del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
         self.runs += 1
-        self._trust = 1.0
+        if self._trust < 1.0 and seconds > self.share(MOST):
+            self._trust = 1.0  # there was no reason to doubt
         self._recent.append(seconds)
         insort(self._ordered, seconds)
 
@@ -67,14 +67,15 @@ class _Durations:
         """Return the duration that *share* of all runs keep, by those that are kept and by the last few."""
         count = len(self._ordered)
         if count < _LATEST:
-            return self._ordered[-1]
+            return self.median if share <= HALF else self._ordered[-1]
         latest = sorted(list(self._recent)[-_LATEST:])
         if share < TAIL:
-            return max(latest[_LATEST // 2], self._quantile(share)) * self._trust
-        # Two hundred runs do not show what one in a thousand takes. From one in ten to one in a hundred the tail grows
-        # by as much as from there to one in a thousand, if it falls exponentially.
+            known = max(latest[_LATEST // 2], self._quantile(share))
+            return known * self._trust if share < RARE else known
+        # Two hundred runs do not show what one in a thousand takes. An exponential tail would grow to there from one in
+        # a hundred by as much as from one in ten to one in a hundred; those of busy machines grow by more.
         hundredth = self._quantile(0.99)
-        return max(latest[-2], 2 * hundredth - self._quantile(0.9))
+        return max(latest[-2], hundredth + 2 * (hundredth - self._quantile(0.9)))
 
     def _quantile(self, share: float) -> float:
         """Return a quantile; never the slowest of all, which may have been a stall."""

@@ -26,6 +26,7 @@ from runtime.stopwatch import Stopwatch
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
 
 _SLICE = 1 << 13  # trits decoded between two looks at the clock: well under a millisecond
+_ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,15 @@ class Decoder:
     def finish_by(self) -> float | None:
         """Return the latest instant, on the deadline's clock, at which `finish` can still make a full picture in time.
 
-        For several decoders that finish together see `runtime.batch.start_by`.
+        Or a preview, where that of more bytes is worth more than a full picture of what there is by then: so ask again
+        after waiting. For several decoders that finish together see `runtime.batch.start_by`.
         """
-        return None if self._deadline is None else self._deadline.instant - self._reserve_s()
+        if self._deadline is None:
+            return None
+        due = self._left_s() - self._reserve_s() < _ROUNDING_S
+        if due and not self._late and self._preview_is_better():
+            self._aim = PREVIEW
+        return self._deadline.instant - self._reserve_s()
 
     def preview(self) -> Image | None:
         """Return a cheap picture of full size from what has arrived; None while the head segment is not all there.

@@ -19,7 +19,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from engines.costs import MOST, TAIL
+from engines.costs import HALF, MOST, RARE, TAIL, USUAL
 from runtime.deadline import Deadline
 from runtime.errors import CutoffError, OutOfTime
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
@@ -36,7 +36,8 @@ _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be wo
 _KNOWN = 8  # runs of stages in a row after which these say more than the stages do
 _TRIALS = 4  # runs after which a batch must have proved that it pays
 _AT_LEAST = 1.5  # times what a run took until it was ended: what it would have taken
-_STOP_S = 0.001  # until a run that is to end ends: one operation of its graph
+_WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
+_STOP_S = 0.001  # until a run that is to end ends, at least: one operation of its graph
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -102,10 +103,16 @@ def reserve_s(model: Model, pixels: int, aim: Sequence[str]) -> float:
     """Return what must be kept for a picture made by the roles *aim*."""
     whole = ("reconstruct", *aim, "finish")
     sure_s = cost_s(model, pixels, whole)
-    if aim != PREVIEW:
-        preview_s = cost_s(model, pixels, (*PREVIEW, "finish")) + _STOP_S
-        sure_s = min(sure_s, cost_s(model, pixels, whole, MOST) + preview_s)
-    return sure_s + SAFETY_S
+    if aim == PREVIEW:
+        return sure_s + SAFETY_S
+    insured_s = cost_s(model, pixels, whole, MOST) + _insurance_s(model, pixels)
+    return (sure_s if sure_s < _WORTH * insured_s else insured_s) + SAFETY_S
+
+
+def _insurance_s(model: Model, pixels: int) -> float:
+    """Return what a preview takes if it has to be made in place of a run that is ended, which is rare already."""
+    stop_s = max(_STOP_S, cost_s(model, pixels, ("stop",), RARE))
+    return stop_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -178,7 +185,6 @@ def _best_in_time(
     def fits(roles: Sequence[str]) -> bool:
         return _fits(model, one, roles, others)
 
-    share = TAIL
     passes, skipped = _without_what_is_late(known.passes, fits)
     roles = tuple(each.role for each in passes)
     if fits(roles):
@@ -187,25 +193,30 @@ def _best_in_time(
             with one.watch.measured(together((*roles, "finish"))):
                 return _image(one, _run_passes(model, [(one, known)], passes, until)), roles, skipped
         except OutOfTime:
-            share = MOST  # it is the rare case already; what was kept for the preview has begun to run out
+            if until is not None:
+                one.watch.record("stop", max(0.0, one.watch.clock() - until))
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
                 one.watch.record(together(stages), _AT_LEAST * (one.watch.clock() - began))
     else:
         for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
             model.costs.doubt(together(stages), one.pixels)
     skipped += roles[::-1]
-    if _fits(model, one, PREVIEW, others, share):
+    if fits(PREVIEW):
         return _run_preview(model, one, known), PREVIEW, skipped
     return one.last_preview, (), (*skipped, *PREVIEW)
 
 
 def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
-    """Return when a run of *roles* has to end for a preview instead; None if too many runs would."""
+    """Return when a run of *roles* has to end for a preview instead; None to let it run, or if it hardly has a chance.
+
+    Where nearly all runs are over by the deadline, but many too late for a preview, a preview is no better chance.
+    """
     if one.deadline is None:
         return None
-    until = one.instant - cost_s(model, one.pixels, (*PREVIEW, "finish")) - _STOP_S - SAFETY_S
-    enough = one.watch.clock() + cost_s(model, one.pixels, (*roles, "finish"), MOST) <= until
-    return until if enough else None
+    now, stages = one.watch.clock(), (*roles, "finish")
+    until = one.instant - _insurance_s(model, one.pixels) - SAFETY_S
+    in_time = now + cost_s(model, one.pixels, stages, RARE) + SAFETY_S < one.instant
+    return until if now + cost_s(model, one.pixels, stages, USUAL if in_time else HALF) < until else None
 
 
 def _without_what_is_late(
@@ -220,16 +231,22 @@ def _without_what_is_late(
     return kept, tuple(skipped)
 
 
-def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[Rendering], share: float = TAIL) -> bool:
-    """Decide whether there is time for *roles*, and then still for a preview of each of *others* that can have one."""
+def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[Rendering]) -> bool:
+    """Decide whether to run *roles* now, and whether *others* can still have the previews that they could have.
+
+    More is dared here than was planned with, or else whoever calls a little later than planned would get less. A run
+    that is ended in time for a preview risks nothing but the preview's being of fewer bytes.
+    """
     now, stages = one.watch.clock(), (*roles, "finish")
     preview_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
-    end = now + cost_s(model, one.pixels, stages, share) + SAFETY_S
+    if roles == PREVIEW and one.last_preview is None:  # the only chance
+        end = now + cost_s(model, one.pixels, stages, HALF)
+    else:
+        end = now + cost_s(model, one.pixels, stages, MOST if roles == PREVIEW else RARE) + SAFETY_S
     if end >= one.instant:
-        most = now + cost_s(model, one.pixels, stages, MOST) + preview_s + _STOP_S + SAFETY_S
-        if roles == PREVIEW or most >= one.instant:
+        if roles == PREVIEW or _until(model, one, roles) is None:
             return False
-        end = one.instant  # a run that would take longer is ended
+        end = one.instant
     soonest = min(end, now + preview_s)
     return all(
         end + wait_s < other.instant or soonest + wait_s >= other.instant

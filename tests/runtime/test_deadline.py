@@ -236,6 +236,23 @@ def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, mon
     assert patient.image is not None and not patient.missed
 
 
+def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When g_s would have to start and nearly nothing has arrived, there is time until the preview has to."""
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
+    start = Header.from_bytes(world.stream, Limits()).body_start
+    for length, roles in ((start, ("preview",)), (len(world.stream) - 100, ("g_s",))):
+        decoder = world.codec.decoder(world.deadline(1.0))
+        decoder.feed(world.stream[:length])
+        first = decoder.finish_by()
+        assert first == pytest.approx(world.now + 1.0 - FULL)
+        assert first is not None
+        world.now = first
+        wait = sum(COSTS[stage] for stage in ("reconstruct", *roles, "finish")) + SAFETY
+        assert decoder.finish_by() == pytest.approx(world.now + FULL - wait)
+        decoder.feed(world.stream[length:])
+        assert decoder.finish().skipped == (() if roles == ("g_s",) else ("g_s",))
+
+
 def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that knows nearly everything when g_s has to start makes the full picture."""
     monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
@@ -304,12 +321,12 @@ def test_a_stage_left_out_is_tried_again(world: World) -> None:
     """An estimate that keeps g_s from running is doubted until it runs; then what it really takes is known."""
     costs = world.codec.model.costs = Costs()
     for stages in ("reconstruct+g_s+finish", "g_s+finish"):
-        for _ in range(300):
-            costs.record(stages, 512 * 768, 0.100)
+        for _ in range(30):
+            costs.record(stages, 512 * 768, 0.050)
     world.takes["g_s"] = 0.020
-    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(250)]
+    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(80)]
     first = skipped.index(())
-    assert 100 < first < 200 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
+    assert 20 < first < 70 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
 
 
 def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.costs import TAIL, Costs
+from engines.costs import RARE, TAIL, Costs
 from runtime import Codec, Deadline
 from runtime.entropy.coder import TritDecoder
 from runtime.errors import OutOfTime
@@ -32,7 +32,7 @@ class FixedCosts(Costs):
 
     def estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
         seconds = self.seconds.get(stage, 0.0)
-        return seconds if share == TAIL else self.most.get(stage, seconds)
+        return seconds if share >= RARE else self.most.get(stage, seconds)
 
     def typical_s(self, stage: str, pixels: int) -> float:
         return self.seconds.get(stage, 0.0)

@@ -15,8 +15,9 @@ Definitions:
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,6 +64,7 @@ class Decode:
         factor, relative_to: how the deadline was chosen.
         repeat: which draw of the trace.
         deadline_ms, minimum_ms, synthesis_ms: as defined above; the deadline counts from the beginning of the trace.
+        head_ms: when the head segment was there, without which there is no picture; infinite if never.
         finished_ms: when the answer was there.
         answer: "full size", "preview", "nothing" (the decoder said that there was no time), or "not arrived" (the head
             segment was not there in time).
@@ -80,6 +82,7 @@ class Decode:
     deadline_ms: float
     minimum_ms: float
     synthesis_ms: float
+    head_ms: float
     finished_ms: float
     answer: str
     bytes_used: int
@@ -188,6 +191,7 @@ class DeadlineWorker:
         generator = _generator(self._job.seed, place.image, *trial)
         trace = TRACES[trial.trace](len(stream), deadline_s, generator)
         picture, finished_s = receive(codec, stream, trace, deadline_s)
+        head_s = trace.after(Header.from_bytes(stream, codec.model.limits).body_start - 1)
         bytes_ideal = trace.at(deadline_s - costs.path_s)
         return Decode(
             codec=place.codec,
@@ -200,6 +204,7 @@ class DeadlineWorker:
             deadline_ms=1000 * deadline_s,
             minimum_ms=1000 * costs.minimum_s,
             synthesis_ms=1000 * costs.synthesis_s,
+            head_ms=1000 * (math.inf if head_s is None else head_s),
             finished_ms=1000 * finished_s,
             answer=_answer(codec, picture),
             bytes_used=0 if picture is None else picture.bytes_used,
@@ -232,31 +237,35 @@ def calibrate(codec: Codec, stream: bytes, runs: int) -> MeasuredCosts:
     shortest = stream[: Header.from_bytes(stream, codec.model.limits).body_start]
     synthesis = codec.model.family.synthesis
     path = ("reconstruct", *synthesis, "finish")
+    clock = codec.model.clock
     minima, syntheses, paths = [], [], []
     for _ in range(runs):
         decoder = codec.decoder()
-        started = time.perf_counter()
+        started = clock()
         decoder.feed(shortest)
-        fed = time.perf_counter()
+        fed = clock()
         decoder.preview()
-        minima.append(time.perf_counter() - started)
+        minima.append(clock() - started)
         timings = _full_size_timings(codec, shortest)
         paths.append(sum(timings.get(stage, 0.0) for stage in path) / 1000)
         syntheses.append(fed - started + paths[-1])
     return MeasuredCosts(*(quantile(values, _P99) for values in (minima, syntheses, paths)))
 
 
-def receive(codec: Codec, stream: bytes, trace: Trace, deadline_s: float) -> tuple[Picture | None, float]:
+def receive(
+    codec: Codec, stream: bytes, trace: Trace, deadline_s: float, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Picture | None, float]:
     """Decode *stream* as it arrives by *trace*, against a deadline that counts from now.
 
     Returns:
         The picture, None if the head segment was not there in time, and the seconds until it was there.
     """
-    begun = time.monotonic()
+    clock = codec.model.clock
+    begun = clock()
     decoder = codec.decoder(Deadline(begun + deadline_s))
     fed = 0
     while fed < len(stream):
-        now = time.monotonic() - begun
+        now = clock() - begun
         latest = _finish_by(decoder.finish_by(), begun, deadline_s)
         if now >= latest:
             break
@@ -266,12 +275,12 @@ def receive(codec: Codec, stream: bytes, trace: Trace, deadline_s: float) -> tup
             fed = arrived
             continue
         following = trace.after(fed)
-        time.sleep(max(0.0, (latest if following is None else min(latest, following)) - now))
+        sleep(max(0.0, (latest if following is None else min(latest, following)) - now))
     try:
         picture = decoder.finish()
     except Incomplete:
         picture = None
-    return picture, time.monotonic() - begun
+    return picture, clock() - begun
 
 
 def _finish_by(instant: float | None, begun: float, deadline_s: float) -> float:

@@ -20,6 +20,7 @@ def decode(answer: str, finished_ms: float = 90.0, **changes: object) -> Decode:
         "deadline_ms": 100.0,
         "minimum_ms": 40.0,
         "synthesis_ms": 60.0,
+        "head_ms": 5.0,
         "finished_ms": finished_ms,
         "answer": answer,
         "bytes_used": 100,
