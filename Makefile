@@ -17,10 +17,13 @@ CURVES ?=
 FUZZ_TARGETS ?= stream head body decoder manifest tables onnx
 FUZZ_RUNS ?= 100000
 FUZZ_SECONDS ?= 60
+# Faults at full length: seconds of an outage, connections of a flood, frames that must wait in the spool meanwhile
+FAULTS ?= FAULTS_LONG=1 FAULTS_OUTAGE_S=30 FAULTS_CONNECTIONS=1000 FAULTS_FRAMES=50 FAULTS_PATIENCE_S=240
+SOAK ?= --cameras 8 --minutes 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo figures test test-arm fuzz fuzz-keep lint types format clean
+.PHONY: demo figures test test-arm faults soak fuzz fuzz-keep lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo --live $(if $(SOURCE),--source $(SOURCE))
@@ -37,6 +40,14 @@ test: $(VENV)/.dev
 # Other processors, emulated; needs Debian's apt-get and dpkg, and unzip, and says so where it has to be skipped.
 test-arm: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python tests/emulated/run.py .emulated
+
+# Outages of half a minute, floods of a thousand connections, full disks, jumping clocks: see CONTRIBUTING.md.
+faults: $(VENV)/.dev
+	$(FAULTS) $(BIN)/python -m pytest -q tests/faults
+
+# Half an hour with eight cameras on this machine; 1 if memory, handles or threads grow.
+soak: $(VENV)/.dev
+	PYTHONPATH=. $(BIN)/python benchmarks/soak.py $(SOAK) --json benchmarks/results/soak.json
 
 # Stops at the first fault; the input that shows it is then in .fuzz/. See CONTRIBUTING.md.
 fuzz: $(VENV)/.fuzz

@@ -192,8 +192,10 @@ class Dispatch:
             if message.at_s is None:
                 raise ProtocolError("clock.at_s is missing")
             self.link.round_trip(now, self.server_clock.exchange(message.sent_s, message.at_s, now))
+            self.link.passed(message.sent_s)
         elif isinstance(message, Fault) and message.sequence is not None:
             self._refused_until = now + (message.retry_after_s or 0.0)
+            self.link.abandoned(message.sequence)
             refused = self._flights.get(message.sequence)
             if refused is not None:
                 self._finish(refused, "refused")

@@ -131,6 +131,23 @@ class Link:
         if alone or seconds < self.round_trip_s:
             self._round_trips.append(max(seconds, _SHORTEST_S))
 
+    def abandoned(self, sequence: int) -> None:
+        """Note that the server will not acknowledge what is on its way of frame *sequence*: it refused the frame."""
+        self._forget([one for one in self._chunks if one.sequence == sequence])
+
+    def passed(self, sent_at: float) -> None:
+        """Note that the server has answered something that left at *sent_at*.
+
+        The connection keeps the order: what left before has arrived, acknowledged or not, and waits for nothing more.
+        """
+        self._forget([one for one in self._chunks if one.sent_at < sent_at])
+
+    def _forget(self, chunks: list[_Chunk]) -> None:
+        if chunks:
+            self._chunks = deque(one for one in self._chunks if one not in chunks)
+            self.in_flight -= sum(one.size for one in chunks)
+            self.pausing()  # how fast they went is not known
+
     def pausing(self) -> None:
         """Note that the sender has nothing to send although more might be out."""
         self._pausing_until = self._delivered + self.in_flight

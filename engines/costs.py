@@ -1,10 +1,11 @@
 """Measured costs of stages: what a scheduler may assume of the next run.
 
-A cost is kept per stage and picture size as its most recent durations. An estimate is a high quantile of them, which
-one stall does not move, or what the last few took, which follows a machine that becomes busy at once. Sizes never seen
-are scaled by pixels from the nearest size that was. What an earlier process saved counts until this one has measured
-enough itself: the machine may have been busier then. A first measurement counts only until there is a second: first
-runs allocate.
+A cost is kept per stage and picture size as its most recent durations, and estimated as a quantile of them: what all
+but one run in a thousand keep (TAIL), or what most do (MOST). One stall moves neither; a machine that becomes busy
+shows in the last few runs, which count at once. A stage that is left out because it seems too slow is doubted a little
+more each time, so that it is tried again. Sizes never seen are scaled by pixels from the nearest size that was. What an
+earlier process saved counts until this one has measured enough itself: the machine may have been busier then. A first
+measurement counts only until there is a second: first runs allocate.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from collections import deque
 from pathlib import Path
 from threading import Lock
 
+TAIL, MOST = 0.999, 0.95  # shares of runs that are no slower
 _KEPT = 200  # runs
-_LATEST = 8  # runs that show whether the machine has become busy: the second slowest of them counts
+_LATEST = 8  # runs that show whether the machine has become busy
+_DOUBT = 0.995  # by which an estimate falls each time that the stage is left out for it
 _ENOUGH = 20  # own measurements that outweigh saved ones
 _SIZES = 64  # of a stage; the one that was not measured for longest is forgotten, as senders choose sizes
 
@@ -38,30 +41,45 @@ class _Durations:
     def __init__(self) -> None:
         self._recent: deque[float] = deque()
         self._ordered: list[float] = []
+        self._trust = 1.0
         self.runs = 0  # all that were ever measured
 
     def add(self, seconds: float) -> None:
-        if self.runs == 1:  # the first one was provisional
+        # The first one was provisional; and if a stage that was doubted turns out fast, the machine is another one now.
+        if self.runs == 1 or (self._trust < 1.0 and seconds < self._quantile(0.1)):
             self._recent.clear()
             self._ordered.clear()
         elif len(self._recent) == _KEPT:
             del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
         self.runs += 1
+        self._trust = 1.0
         self._recent.append(seconds)
         insort(self._ordered, seconds)
 
-    @property
-    def median(self) -> float:
-        return self._ordered[len(self._ordered) // 2]
+    def doubt(self) -> None:
+        self._trust *= _DOUBT
 
     @property
-    def tail(self) -> float:
-        """What a run may take: as slow as the second slowest of the last few, or as hardly any of all that are kept."""
+    def median(self) -> float:
+        return self._quantile(0.5)
+
+    def share(self, share: float) -> float:
+        """Return the duration that *share* of all runs keep, by those that are kept and by the last few."""
         count = len(self._ordered)
         if count < _LATEST:
             return self._ordered[-1]
-        latest = sorted(list(self._recent)[-_LATEST:])[-2]
-        return max(latest, self._ordered[min(count - 2, math.ceil(0.99 * count) - 1)])
+        latest = sorted(list(self._recent)[-_LATEST:])
+        if share < TAIL:
+            return max(latest[_LATEST // 2], self._quantile(share)) * self._trust
+        # Two hundred runs do not show what one in a thousand takes. From one in ten to one in a hundred the tail grows
+        # by as much as from there to one in a thousand, if it falls exponentially.
+        hundredth = self._quantile(0.99)
+        return max(latest[-2], 2 * hundredth - self._quantile(0.9))
+
+    def _quantile(self, share: float) -> float:
+        """Return a quantile; never the slowest of all, which may have been a stall."""
+        count = len(self._ordered)
+        return self._ordered[min(max(0, count - 2), math.ceil(share * count) - 1)]
 
 
 class Costs:
@@ -82,19 +100,26 @@ class Costs:
             if len(sizes) > _SIZES:
                 del sizes[next(iter(sizes))]
 
-    def estimate_s(self, stage: str, pixels: int) -> float:
-        """Return what *stage* may take on a picture of *pixels*; 0.0 if it was never measured on any."""
+    def doubt(self, stage: str, pixels: int) -> None:
+        """Note that *stage* was left out on a picture of *pixels*, since it would have taken too long."""
         with self._lock:
-            return self._estimate_s(stage, pixels)
+            own = self._measured.get(stage, {}).get(pixels)
+            if own is not None:
+                own.doubt()
 
-    def _estimate_s(self, stage: str, pixels: int) -> float:
+    def estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
+        """Return what *share* of runs of *stage* keep on a picture of *pixels*; 0.0 if it was never measured on any."""
+        with self._lock:
+            return self._estimate_s(stage, pixels, share)
+
+    def _estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
         measured, saved = self._measured.get(stage, {}), self._saved.get(stage, {})
         sizes = measured.keys() | saved.keys()
         if not sizes:
             return 0.0
         nearest = min(sizes, key=lambda size: (abs(size - pixels), size))
         own = measured.get(nearest)
-        known = 0.0 if own is None else own.tail
+        known = 0.0 if own is None else own.share(share)
         if own is None or own.runs < _ENOUGH:
             known = max(known, saved.get(nearest, 0.0))
         return known * max(1.0, pixels / nearest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; it cannot be run afterwards."""
+        ...
+
+
+@runtime_checkable
+class StoppableEngine(Engine, Protocol):
+    """An engine that can end a run that takes too long."""
+
+    def run_within(self, seconds: float, *inputs: Tensor) -> Sequence[Tensor]:
+        """Run the graph as `run` does, for *seconds* or a little longer.
+
+        Raises:
+            OutOfTime: it took longer; the engine can be run again.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ CutoffError
 |-- Incomplete             the file is not all there yet                           exit status 1
 |-- LimitExceeded          a claim, or work, above what the caller allows          exit status 1
 |-- Cancelled              work that the caller called off                         exit status 1
+|   `-- OutOfTime              a network's run, ended since there was no time for it
 |-- EngineError            a graph cannot be opened or run here                    exit status 1
 |   `-- NotPrepared          a size for which no plan was built, and none may be built now
 |-- OutputError            a result cannot be written                              exit status 1
@@ -56,6 +57,10 @@ class LimitExceeded(CutoffError):
 
 class Cancelled(CutoffError):
     """Work that its caller called off; what it held is free."""
+
+
+class OutOfTime(Cancelled):
+    """A run of a network that was ended because it took longer than there was time for."""
 
 
 class EngineError(CutoffError):

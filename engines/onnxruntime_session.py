@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.engine import Tensor, check_inputs, check_ports
-from engines.errors import EngineError
+from engines.errors import EngineError, OutOfTime
 from engines.manifest import GraphSpec
 from engines.onnxruntime_options import CPU, SessionSettings
+from engines.watchdog import WATCHDOG
 
 
 def import_onnxruntime() -> Any:
@@ -65,9 +66,30 @@ class OnnxRuntimeEngine:
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`."""
+        return self._run(inputs, None)
+
+    def run_within(self, seconds: float, *inputs: Tensor) -> Sequence[Tensor]:
+        """Run the graph; see `StoppableEngine`. It is between two operations of the graph that a run ends."""
+        options = import_onnxruntime().RunOptions()
+        late: list[bool] = []
+
+        def stop() -> None:
+            late.append(True)
+            options.terminate = True
+
+        try:
+            with WATCHDOG.alarm(seconds, stop):
+                return self._run(inputs, options)
+        except EngineError as fault:
+            if late:
+                raise OutOfTime(f"graph {self._spec.role!r} took longer than {1000 * seconds:.1f} ms") from fault
+            raise
+
+    def _run(self, inputs: Sequence[Tensor], options: Any) -> Sequence[Tensor]:
         check_inputs(self._spec, inputs)
         try:
-            outputs: Sequence[Tensor] = self._session.run(None, dict(zip(self._spec.inputs, inputs, strict=True)))
+            feeds = dict(zip(self._spec.inputs, inputs, strict=True))
+            outputs: Sequence[Tensor] = self._session.run(None, feeds, options)
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs

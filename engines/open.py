@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from engines.backends import BACKENDS, ENGINES, EXACT_ONLY, PRECISIONS, Backend, OpenSettings
 from engines.bundle import Bundle, GraphSpec
-from engines.engine import Engine, Progress, Tensor
-from engines.errors import BundleError, EngineError, NotPrepared, UsageError
+from engines.engine import Engine, Progress, StoppableEngine, Tensor
+from engines.errors import BundleError, EngineError, NotPrepared, OutOfTime, UsageError
 from engines.half import half_graph
 from engines.known_answers import check_known_answers, known_answers
 from engines.onnx_file import read_graph
@@ -80,10 +80,21 @@ class OpenedEngine:
         """
         return cls(bundle, bundle.graphs[role], [Candidate(backend)], OpenSettings(threads))
 
-    def run(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """Run the graph; see `Engine.run`. An engine that fails where a later one succeeds gives way to it for good."""
+    def run(self, *inputs: Tensor, within_s: float | None = None) -> Sequence[Tensor]:
+        """Run the graph; see `Engine.run`. An engine that fails where a later one succeeds gives way to it for good.
+
+        Args:
+            within_s: engines that can (`StoppableEngine`) give up after so many seconds; the others take their time.
+
+        Raises:
+            OutOfTime: the run was given up.
+        """
+        if within_s is not None and within_s <= 0:
+            raise OutOfTime(f"graph {self._spec.role!r} was not begun: there was no time for it")
         try:
             self._prove(inputs)
+            if within_s is not None and isinstance(self._engine, StoppableEngine):
+                return self._engine.run_within(within_s, *inputs)
             return self._engine.run(*inputs)
         except NotPrepared as fault:
             return self._run_unprepared(fault, inputs)

@@ -115,11 +115,11 @@ class _Substituting(Model):
         self._instead = instead
         super().__init__(bundle, "auto", 1, Limits())
 
-    def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
         self.seen[role].append(inputs)
         if role in self._instead:
             return self._instead[role].run(*inputs)
-        return super().run(role, *inputs)
+        return super().run(role, *inputs, until=until)
 
 
 def offer_half(content: BundleContent, settings: TrainingSettings, pictures: list[torch.Tensor]) -> None:

@@ -81,10 +81,18 @@ class Model:
         )
         self.costs.load(self._costs_path)
 
-    def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
-        """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows."""
+    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
+        """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows.
+
+        Raises:
+            OutOfTime: the run was not over at *until*, an instant on `clock`, and the engine could give it up.
+        """
         engine, tiling = self.engine(role), self.bundle.graphs[role].tiling
-        return engine.run(*inputs) if tiling is None else run_in_tiles(engine.run, inputs, tiling, TILE_SIDE)
+
+        def run(*parts: Tensor) -> Sequence[Tensor]:
+            return engine.run(*parts, within_s=None if until is None else until - self.clock())
+
+        return run(*inputs) if tiling is None else run_in_tiles(run, inputs, tiling, TILE_SIDE)
 
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the elements of *field* that have a trit at *place*, in coding order, and their rows."""

@@ -3,6 +3,8 @@
     Rendering, ... -> by deadline -> reconstruct -> passes that fit, in one batch where that pays -> Rendered, ...
 
 One picture: optional passes are left out first, then synthesis (the preview network answers), then everything.
+Networks begin if all but one run in a thousand would be in time; or if most are, and there is time for a preview
+instead of the others: a run is ended when the preview has to begin.
 Several: the most urgent first. Where measured costs say that one run of a network on a batch takes less time than one
 run after the other, and nobody's picture would be late for it, those of one size are made together.
 """
@@ -17,8 +19,9 @@ from itertools import accumulate
 
 import numpy as np
 
+from engines.costs import MOST, TAIL
 from runtime.deadline import Deadline
-from runtime.errors import CutoffError
+from runtime.errors import CutoffError, OutOfTime
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
 from runtime.model import Model
 from runtime.picture import Image, enlarged, image_from_tensor
@@ -30,7 +33,10 @@ SAFETY_S = 0.0005  # between the last stage's estimate and the deadline
 _PREVIEW_FACTOR = 4
 _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
+_KNOWN = 8  # runs of stages in a row after which these say more than the stages do
 _TRIALS = 4  # runs after which a batch must have proved that it pays
+_AT_LEAST = 1.5  # times what a run took until it was ended: what it would have taken
+_STOP_S = 0.001  # until a run that is to end ends: one operation of its graph
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -79,14 +85,27 @@ Outcome = Rendered | CutoffError
 _Known = tuple[Rendering, Reconstruction]
 
 
-def cost_s(model: Model, pixels: int, stages: Sequence[str]) -> float:
-    """Return what *stages* may take on a picture of *pixels*, one after the other."""
-    return sum(model.costs.estimate_s(stage, pixels) for stage in stages)
+def cost_s(model: Model, pixels: int, stages: Sequence[str], share: float = TAIL) -> float:
+    """Return what *stages*, one after the other, take on a picture of *pixels* in *share* of all runs."""
+    costs, whole = model.costs, together(stages)
+    if len(stages) > 1 and costs.runs(whole, pixels) >= _KNOWN:  # the sum of rare durations is far rarer
+        return costs.estimate_s(whole, pixels, share)
+    return sum(costs.estimate_s(stage, pixels, share) for stage in stages)
+
+
+def together(stages: Sequence[str]) -> str:
+    """Return the name under which the cost model knows *stages*, one after the other."""
+    return "+".join(stages)
 
 
 def reserve_s(model: Model, pixels: int, aim: Sequence[str]) -> float:
     """Return what must be kept for a picture made by the roles *aim*."""
-    return cost_s(model, pixels, ("reconstruct", *aim, "finish")) + SAFETY_S
+    whole = ("reconstruct", *aim, "finish")
+    sure_s = cost_s(model, pixels, whole)
+    if aim != PREVIEW:
+        preview_s = cost_s(model, pixels, (*PREVIEW, "finish")) + _STOP_S
+        sure_s = min(sure_s, cost_s(model, pixels, whole, MOST) + preview_s)
+    return sure_s + SAFETY_S
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -123,7 +142,7 @@ def render(model: Model, renderings: Sequence[Rendering]) -> Iterator[tuple[Rend
 
 def preview(model: Model, rendering: Rendering) -> Image:
     """Make a preview."""
-    with rendering.working():
+    with rendering.working(), rendering.watch.measured(together(("reconstruct", *PREVIEW, "finish"))):
         return _run_preview(model, rendering, _reconstruct(rendering))
 
 
@@ -144,23 +163,49 @@ def _render_one(
     if one.latents is None:
         return Rendered(one.last_preview, (), one.watch.clock())
     with one.working():
-        image, skipped = _best_in_time(model, one, known or _reconstruct(one), others)
+        began = one.watch.clock()
+        image, roles, skipped = _best_in_time(model, one, known or _reconstruct(one), others)
+        if known is None and roles:
+            one.watch.record(together(("reconstruct", *roles, "finish")), one.watch.clock() - began)
     return Rendered(image, skipped, one.watch.clock())
 
 
 def _best_in_time(
     model: Model, one: Rendering, known: Reconstruction, others: Sequence[Rendering]
-) -> tuple[Image | None, tuple[str, ...]]:
+) -> tuple[Image | None, tuple[str, ...], tuple[str, ...]]:
+    """Return a picture, the roles that made it, and those left out."""
+
     def fits(roles: Sequence[str]) -> bool:
         return _fits(model, one, roles, others)
 
+    share = TAIL
     passes, skipped = _without_what_is_late(known.passes, fits)
-    if fits([each.role for each in passes]):
-        return _image(one, _run_passes(model, [(one, known)], passes)), skipped
-    skipped += tuple(each.role for each in reversed(passes))
-    if fits(PREVIEW):
-        return _run_preview(model, one, known), skipped
-    return one.last_preview, (*skipped, *PREVIEW)
+    roles = tuple(each.role for each in passes)
+    if fits(roles):
+        began, until = one.watch.clock(), _until(model, one, roles)
+        try:
+            with one.watch.measured(together((*roles, "finish"))):
+                return _image(one, _run_passes(model, [(one, known)], passes, until)), roles, skipped
+        except OutOfTime:
+            share = MOST  # it is the rare case already; what was kept for the preview has begun to run out
+            for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
+                one.watch.record(together(stages), _AT_LEAST * (one.watch.clock() - began))
+    else:
+        for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
+            model.costs.doubt(together(stages), one.pixels)
+    skipped += roles[::-1]
+    if _fits(model, one, PREVIEW, others, share):
+        return _run_preview(model, one, known), PREVIEW, skipped
+    return one.last_preview, (), (*skipped, *PREVIEW)
+
+
+def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
+    """Return when a run of *roles* has to end for a preview instead; None if too many runs would."""
+    if one.deadline is None:
+        return None
+    until = one.instant - cost_s(model, one.pixels, (*PREVIEW, "finish")) - _STOP_S - SAFETY_S
+    enough = one.watch.clock() + cost_s(model, one.pixels, (*roles, "finish"), MOST) <= until
+    return until if enough else None
 
 
 def _without_what_is_late(
@@ -175,13 +220,17 @@ def _without_what_is_late(
     return kept, tuple(skipped)
 
 
-def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[Rendering]) -> bool:
+def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[Rendering], share: float = TAIL) -> bool:
     """Decide whether there is time for *roles*, and then still for a preview of each of *others* that can have one."""
-    now = one.watch.clock()
-    end = now + cost_s(model, one.pixels, [*roles, "finish"]) + SAFETY_S
-    if one.deadline is not None and end >= one.deadline.instant:
-        return False
-    soonest = min(end, now + cost_s(model, one.pixels, [*PREVIEW, "finish"]))
+    now, stages = one.watch.clock(), (*roles, "finish")
+    preview_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
+    end = now + cost_s(model, one.pixels, stages, share) + SAFETY_S
+    if end >= one.instant:
+        most = now + cost_s(model, one.pixels, stages, MOST) + preview_s + _STOP_S + SAFETY_S
+        if roles == PREVIEW or most >= one.instant:
+            return False
+        end = one.instant  # a run that would take longer is ended
+    soonest = min(end, now + preview_s)
     return all(
         end + wait_s < other.instant or soonest + wait_s >= other.instant
         for other, wait_s in zip(others, _one_by_one_s(model, others, PREVIEW), strict=True)
@@ -218,9 +267,9 @@ def _pays(model: Model, batch: Sequence[Rendering]) -> bool:
     """Decide from measured runs whether a batch takes less time; what was hardly measured is worth a trial."""
     costs, pixels, count = model.costs, batch[0].pixels, len(batch)
     roles = batch[0].aim
-    if any(costs.runs(_together(role, count), pixels) < _TRIALS for role in roles):
+    if any(costs.runs(_batched(role, count), pixels) < _TRIALS for role in roles):
         return True
-    together = sum(costs.typical_s(_together(role, count), pixels) for role in roles)
+    together = sum(costs.typical_s(_batched(role, count), pixels) for role in roles)
     return together <= _GAIN * count * sum(costs.typical_s(role, pixels) for role in roles)
 
 
@@ -259,12 +308,12 @@ def _cost_together_s(model: Model, pixels: int, role: str, count: int) -> float:
     alone = model.costs.estimate_s(role, pixels)
     if count == 1:
         return alone
-    if model.costs.runs(_together(role, count), pixels) == 0:
+    if model.costs.runs(_batched(role, count), pixels) == 0:
         return _UNTRIED * count * alone
-    return model.costs.estimate_s(_together(role, count), pixels)
+    return model.costs.estimate_s(_batched(role, count), pixels)
 
 
-def _together(role: str, count: int) -> str:
+def _batched(role: str, count: int) -> str:
     """Return the name under which the cost model knows one run of *role* on *count* pictures."""
     return f"{role} x{count}"
 
@@ -328,8 +377,12 @@ def _reconstruct(one: Rendering) -> Reconstruction:
         return one.latents.reconstruct()
 
 
-def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass]) -> Tensor:
-    """Run *passes* on what is known of all of *group*; each picture's share of the time is its work."""
+def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass], until: float | None = None) -> Tensor:
+    """Run *passes* on what is known of all of *group*; each picture's share of the time is its work.
+
+    Raises:
+        OutOfTime: the passes were not over at *until*.
+    """
     watches, tensors = [one.watch for one, _ in group], [dict(known.tensors) for _, known in group]
     x = (
         {name: np.concatenate([each[name] for each in tensors]) for name in tensors[0]}
@@ -340,23 +393,26 @@ def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass]) -
         for watch in watches:
             watch.check()
         began = watches[0].clock()
-        (x[one.output],) = model.run(one.role, *(x[name] for name in one.inputs))
-        took_s = watches[0].clock() - began
-        watches[0].record(one.role if len(group) == 1 else _together(one.role, len(group)), took_s)
-        for watch in watches:
-            watch.add(one.role, took_s / len(group))
-            if len(group) > 1:
-                watch.add("total", took_s / len(group))
+        try:
+            (x[one.output],) = model.run(one.role, *(x[name] for name in one.inputs), until=until)
+        finally:
+            took_s = watches[0].clock() - began
+            for watch in watches:
+                watch.add(one.role, took_s / len(group))
+                if len(group) > 1:
+                    watch.add("total", took_s / len(group))
+        watches[0].record(one.role if len(group) == 1 else _batched(one.role, len(group)), took_s)
     return x[passes[-1].output]
 
 
 def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
     network = known.preview
     one.watch.check()
-    with one.watch.timed(network.role):
-        (small,) = model.run(network.role, *(known.tensors[name] for name in network.inputs))
-        x = enlarged(small, _PREVIEW_FACTOR, one.header.height, one.header.width)
-    return _image(one, x)
+    with one.watch.measured(together((network.role, "finish"))):
+        with one.watch.timed(network.role):
+            (small,) = model.run(network.role, *(known.tensors[name] for name in network.inputs))
+            x = enlarged(small, _PREVIEW_FACTOR, one.header.height, one.header.width)
+        return _image(one, x)
 
 
 def _image(one: Rendering, x: Tensor) -> Image:

@@ -71,6 +71,13 @@ class Stopwatch:
         self.add(stage, seconds)
         self.record(stage, seconds)
 
+    @contextmanager
+    def measured(self, stages: str) -> Iterator[None]:
+        """Tell the cost model what the block takes in which *stages* run one after the other."""
+        started = self.clock()
+        yield
+        self.record(stages, self.clock() - started)
+
     def add(self, stage: str, seconds: float) -> None:
         """Count *seconds* as time of *stage*."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

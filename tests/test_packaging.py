@@ -89,6 +89,8 @@ def test_wheel_holds_every_module(names: set[str]) -> None:
         assert files <= names
         assert f"{package}/py.typed" in names
     assert "runtime/evaluate/report/style.css" in names
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "runtime" / "serve" / "page").iterdir()}
+    assert "runtime/serve/page/index.html" in page and page <= names
 
 
 def test_wheel_holds_the_shipped_bundles_byte_by_byte(wheel: Path) -> None:

@@ -50,7 +50,7 @@ class TimedModel(Model):
         self.seconds: dict[str, list[float]] = defaultdict(list)
         super().__init__(bundle, engine, threads, Limits(), coder, precision)
 
-    def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep how long it took."""
         engine = self.engine(role)
         started = time.perf_counter()

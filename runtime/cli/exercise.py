@@ -21,10 +21,10 @@ class RecordingModel(Model):
         self.seen: dict[str, tuple[Tensor, ...]] = {}
         super().__init__(bundle, engine, threads, Limits(), precision="fp32")
 
-    def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep its inputs."""
         self.seen[role] = tuple(value.copy() for value in inputs)
-        return super().run(role, *inputs)
+        return super().run(role, *inputs, until=until)
 
 
 def exercise(codec: Codec, image: Image) -> None:

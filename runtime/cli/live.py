@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.bundle import Bundle
 from runtime.cli.console import note
 from runtime.cli.samples import camera_pictures, photographs
 from runtime.errors import CutoffError, MissingExtra, UsageError
@@ -33,6 +34,7 @@ from runtime.shaped_link import Conditions, ShapedLink, varying
 CAMERA = "demo"
 _NEEDED = {"starlette": "serve", "uvicorn": "serve", "prometheus_client": "serve", "websockets": "serve", "cv2": "edge"}
 _WIDTH, _HEIGHT = 480, 320  # of the views of photographs
+_MOST_WIDTH, _MOST_HEIGHT = 768, 512  # of what is sent of a clip
 _VIEWS, _FPS = 60, 3.0
 _DEADLINE_S = 0.5
 _LINK = varying(seed=7, low=64_000, high=512_000, stalls_per_minute=2.0, stall_s=(0.3, 1.5))
@@ -111,12 +113,17 @@ class Live:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Session]:
-        """Start server, link and camera; when the block ends, end them in the reverse order.
+        """Start server, link and camera; when the block ends, end them in the reverse order. In the main thread only.
 
         Raises:
-            ProgramEnded: one of them failed.
+            BundleError: there is no such bundle.
+            ProgramEnded: one of the programs failed.
         """
+        Bundle.open(self.bundle)
         with contextlib.ExitStack() as stack:
+            # Asked to end in any way, this process takes the others with it.
+            former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, former)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cutoff-demo-")))
             token, port = secrets.token_hex(16), self.port or _free_port()
             source = self.source or _write_views(folder / "views")
@@ -131,10 +138,11 @@ class Live:
             yield session
 
     def _server_toml(self, folder: Path, port: int) -> str:
+        warm = f"{_WIDTH}x{_HEIGHT}" if self.source is None else f"{_MOST_WIDTH}x{_MOST_WIDTH * 9 // 16}"
         tables: dict[str, dict[str, Any]] = {
             "listen": {"host": "127.0.0.1", "port": port},
             "tokens.cameras": {CAMERA: "env:CUTOFF_DEMO_TOKEN"},
-            "decode": {"bundle": _absolute(self.bundle), "warm": [f"{_WIDTH}x{_HEIGHT}"]},
+            "decode": {"bundle": _absolute(self.bundle), "warm": [warm]},
             "store": {"folder": str(folder / "store")},
         }
         if self.classifier is not None and self.labels is not None:
@@ -146,7 +154,7 @@ class Live:
         tables: dict[str, dict[str, Any]] = {
             "server": {"url": f"ws://127.0.0.1:{port}"},
             "source": {"kind": kind, "path": str(source.resolve()), "fps": _FPS, "loop": True},
-            "picture": {"width": 2 * _WIDTH, "height": 2 * _HEIGHT},
+            "picture": {"width": _MOST_WIDTH, "height": _MOST_HEIGHT},
             "codec": {"bundle": _absolute(self.bundle)},
             "sending": {"deadline_s": _DEADLINE_S},
             "status": {"port": 0},

@@ -11,6 +11,7 @@ from runtime.errors import MissingExtra
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the verb takes."""
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="settings, a TOML file")
+    parser.add_argument("--ray", action="store_true", help="as several servers, under Ray Serve")
     parser.add_argument("--check", action="store_true", help="check the settings and end")
 
 
@@ -20,4 +21,4 @@ def run(arguments: argparse.Namespace) -> int:
         from runtime.serve import listen
     except ModuleNotFoundError as fault:
         raise MissingExtra(f"`cutoff serve` needs {fault.name}: pip install 'cutoff[serve]'") from fault
-    return listen.command(arguments.config, check_only=arguments.check)
+    return listen.command(arguments.config, check_only=arguments.check, ray=arguments.ray)

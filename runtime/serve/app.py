@@ -154,7 +154,11 @@ def build_app(settings: ServerSettings, environment: Mapping[str, str] = os.envi
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await server.start()
+        try:
+            await server.start()
+        except BaseException:
+            server.store.close()
+            raise
         retention = asyncio.create_task(server.retain())
         try:
             yield

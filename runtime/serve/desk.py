@@ -34,10 +34,11 @@ from runtime.serve.schedule import Job, overload_s
 LOG = logging.getLogger("cutoff.serve")
 _SLICE = 2048  # bytes fed between two looks at the clock: some milliseconds of decoding
 _SEND_S = 0.003  # from an answer to the wire
-_EARLY_S = 0.001  # a thread that sleeps wakes up late by about this much
+_EARLY_S = (0.001, 0.03)  # a thread that sleeps wakes up late by so much at least, and is not trusted to be later
 _PATIENCE_S = 30.0  # frames without a deadline are treated as if theirs were this far away
 _GROWTH = 1.25  # a look is due when there are so many times more bytes than at the last
 _LOOK_S = 0.15  # and not more often than this
+_CAUTION = 2.0  # mean deviations by which a frame may cost more than the mean
 _MEMORY = 0.8  # how slowly the mean cost of a camera's frames forgets
 
 
@@ -141,7 +142,7 @@ class Desk:
         self._clock = clock
         self._labeller = Labeller(classify, clock)
         self._workers = [Worker(codec, self._labeller, enough, watched, clock) for codec in codecs]
-        self._mean_cost_s: dict[str, float] = {}
+        self._costs_s: dict[str, tuple[float, float]] = {}  # of a camera's frames: mean, mean deviation
 
     def start(self) -> None:
         """Start the threads."""
@@ -189,13 +190,15 @@ class Desk:
 
     def note_cost(self, camera: str, seconds: float) -> None:
         """Remember what a frame of *camera* took, in a worker's seconds."""
-        known = self._mean_cost_s.get(camera, seconds)
-        self._mean_cost_s[camera] = _MEMORY * known + (1 - _MEMORY) * seconds
+        mean, deviation = self._costs_s.get(camera, (seconds, 0.0))
+        deviation = _MEMORY * deviation + (1 - _MEMORY) * abs(seconds - mean)
+        self._costs_s[camera] = _MEMORY * mean + (1 - _MEMORY) * seconds, deviation
 
     def _expected_s(self, camera: str) -> float:
-        """Return what a frame of *camera* is expected to take: as its last ones, or as those of others."""
-        known = self._mean_cost_s
-        return known.get(camera, max(known.values(), default=0.0))
+        """Return what a frame of *camera* may take: as its last ones, or as those of others, and some more."""
+        of_others = max(self._costs_s.values(), default=(0.0, 0.0))
+        mean, deviation = self._costs_s.get(camera, of_others)
+        return mean + _CAUTION * deviation
 
     @property
     def open_tickets(self) -> int:
@@ -325,7 +328,7 @@ class Worker(threading.Thread):
                     if self._stopping and not self._tickets:
                         self._codec.close()
                         return
-                    self._changed.wait(self._sleep_s())
+                    self._sleep()
                 work, tickets = task
             try:
                 work(tickets)
@@ -342,7 +345,7 @@ class Worker(threading.Thread):
         faulty = [ticket for ticket in ranked if ticket.fault]
         if faulty or self._stopping:
             return self._finish, faulty or ranked
-        left = self._latest_start(ranked) - now - _EARLY_S
+        left = self._latest_start(ranked) - now - self._early_s()
         if left <= 0:
             return self._finish, self._with(ranked[0], ranked, now)
         for ticket in ranked:
@@ -379,13 +382,25 @@ class Worker(threading.Thread):
             start = min(ticket.start_by, start - self._answer_s(ticket))
         return start
 
+    def _sleep(self) -> None:
+        """Wait until something changes or is to be done, and learn how punctual that is. The lock is held."""
+        left_s = self._sleep_s()
+        until = math.inf if left_s is None else self._clock() + left_s
+        if not self._changed.wait(left_s):
+            self._costs.record("wake", 1, max(0.0, self._clock() - until))
+
+    def _early_s(self) -> float:
+        """Return how much earlier than needed this thread should wake up."""
+        least, most = _EARLY_S
+        return min(most, max(least, self._costs.estimate_s("wake", 1)))
+
     def _sleep_s(self) -> float | None:
         """Return how long nothing has to be done; None: until something changes. The lock is held."""
         ranked = sorted(self._tickets, key=lambda ticket: ticket.order_by)
         start = self._latest_start(ranked)
         if any(self._wants_looks(ticket) for ticket in ranked):
             start = min(start, self._clock() + _LOOK_S)
-        return None if math.isinf(start) else max(0.0, start - _EARLY_S - self._clock())
+        return None if math.isinf(start) else max(0.0, start - self._early_s() - self._clock())
 
     # Work.
 

@@ -31,6 +31,7 @@ from runtime.serve.store import Store, StoredFrame
 
 LOG = logging.getLogger("cutoff.serve")
 _REJOIN_S = 30.0  # a frame without a deadline waits so long for its camera to come back
+_CAMERAS_AT_LEAST = 4  # how many it takes to fill the memory set aside for open frames
 _SEND_S = 0.002  # left between the last look at the disk and the deadline
 _PREVIEW_SIDE = 512  # pixels of the longer side of small pictures
 
@@ -268,6 +269,10 @@ class Intake:
         unanswered = sum(1 for frame in self._frames.values() if frame.camera == camera and not frame.answered)
         if unanswered >= self._limits.frames:
             raise Refusal("too_many", f"{unanswered} frames of {camera} are open; allowed: {self._limits.frames}", 1.0)
+        claimed = sum(frame.size for frame in self._frames.values() if frame.camera == camera and not frame.answered)
+        share = max(self._limits.frame_bytes, self._limits.memory_bytes // _CAMERAS_AT_LEAST)
+        if claimed + message.size > share:
+            raise Refusal("too_many", f"open frames of {camera} claim {claimed} bytes; allowed: {share}", 1.0)
         while self._claimed + message.size > self._limits.memory_bytes:
             idle = next((frame for frame in self._frames.values() if frame.answered), None)
             if idle is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,62 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from engines.bundle import Bundle
+from runtime.cli.console import warn
+from runtime.errors import ConfigurationError, MissingExtra
 from runtime.protocol import MAX_CHUNK, MAX_TEXT
 from runtime.serve.app import build_app
+from runtime.serve.classify import open_classifier
 from runtime.serve.settings import ListenSettings, ServerSettings, read_server_settings
+from runtime.serve.tokens import Tokens
 
 _LONGEST_MESSAGE = max(4 * MAX_TEXT, MAX_CHUNK + 64)  # bytes of a WebSocket message
 _GRACE_S = 20  # for connections and open frames, when the server is asked to end
+_KEEP_ALIVE_S = 5.0
+_BACKLOG = 128  # connections that are accepted at once, before any of them is looked at
 _SWITCH_S = 0.001  # between two threads that both want the interpreter: a deadline should not wait for 5 ms
 
 
-def command(path: Path, *, check_only: bool) -> int:
-    """Serve by the settings in *path*; what `cutoff serve` does."""
-    settings = read_server_settings(path)
-    if check_only:
-        from runtime.serve.tokens import Tokens
+def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
+    """Serve by the settings in *path*; what `cutoff serve` does.
 
-        tokens = Tokens.read(settings)
-        print(f"{path}: {len(tokens.cameras)} camera(s), {settings.listen.host}:{settings.listen.port}")
+    Raises:
+        CutoffError: settings, secrets, bundle, classifier or store are not as they must be.
+    """
+    settings = read_server_settings(path)
+    listen, tokens, bundle = settings.listen, Tokens.read(settings), Bundle.open(settings.decode.bundle)
+    if settings.classifier is not None:
+        open_classifier(settings.classifier)
+    for file in (listen.certificate, listen.key):
+        if file is not None and not file.is_file():
+            raise ConfigurationError(f"{path}: listen: {file}: no such file")
+    if not tokens.cameras:
+        warn(f"{path}: no camera has a token, so none can connect")
+    if check_only:
+        print(f"{path}: {len(tokens.cameras)} camera(s), bundle {bundle.name}, {listen.host}:{listen.port}")
         return 0
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(_SWITCH_S)
+    if ray:
+        return _on_ray(settings)
+    # uvicorn ends in good order on these, and then raises them once more for whoever had a handler before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     server = uvicorn.Server(uvicorn_config(settings))
-    # When it has ended in order, uvicorn raises the signal that it was ended by once more; that is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     server.run()
     return 0 if server.started else 1
+
+
+def _on_ray(settings: ServerSettings) -> int:
+    try:
+        from runtime.serve import on_ray
+    except ImportError as fault:  # ray.serve wraps what it misses
+        raise MissingExtra(f"`cutoff serve --ray` needs Ray Serve: pip install 'ray[serve]' ({fault})") from fault
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    on_ray.run(settings, end)
+    return 0
 
 
 def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
@@ -54,6 +87,8 @@ def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
         ssl_certfile=None if listen.certificate is None else str(listen.certificate),
         ssl_keyfile=None if listen.key is None else str(listen.key),
         timeout_graceful_shutdown=_GRACE_S,
+        backlog=_BACKLOG,
+        timeout_keep_alive=math.ceil(min(_KEEP_ALIVE_S, listen.request_s)),
         server_header=False,
         access_log=False,
         lifespan="on",

@@ -115,8 +115,8 @@ def _login() -> Json:
         },
         "responses": {
             "204": {"description": "The cookie is set."},
+            "400": {"description": "The body is something else, or the request comes from another site's page."},
             "401": {"description": "The token is not known."},
-            "429": {"description": "Too many attempts."},
         },
     }
 

@@ -151,6 +151,24 @@ class ClassifierSettings:
 
 
 @dataclass(frozen=True)
+class RaySettings:
+    """How many servers run, under Ray Serve (`cutoff serve --ray`).
+
+    Attributes:
+        address: of a cluster; without it Ray finds one, or starts one on this machine.
+        replicas, most_replicas: servers at least and at most; the same number by default.
+        cameras_per_replica: connections and requests of one server above which another is started.
+        cpus: that a server reserves.
+    """
+
+    address: str | None = None
+    replicas: int = 2
+    most_replicas: int | None = None
+    cameras_per_replica: float = 8.0
+    cpus: float = 1.0
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """All settings of a server."""
 
@@ -160,6 +178,7 @@ class ServerSettings:
     limits: LimitSettings = LimitSettings()
     store: StoreSettings = StoreSettings()
     classifier: ClassifierSettings | None = None
+    ray: RaySettings = RaySettings()
 
 
 def read_server_settings(path: Path) -> ServerSettings:
@@ -176,6 +195,8 @@ def read_server_settings(path: Path) -> ServerSettings:
 def check(settings: ServerSettings, where: str) -> None:
     """ConfigurationError, with *where* in it, if values do not make sense or do not fit each other."""
     listen, decode, limits, store = settings.listen, settings.decode, settings.limits, settings.store
+    if settings.ray.most_replicas is not None and settings.ray.most_replicas < settings.ray.replicas:
+        raise ConfigurationError(f"{where}: ray: most_replicas must be at least replicas, {settings.ray.replicas}")
     if (listen.certificate is None) != (listen.key is None):
         raise ConfigurationError(f"{where}: listen: certificate and key go together")
     if not 0 <= listen.port <= 65_535:
@@ -191,7 +212,8 @@ def check(settings: ServerSettings, where: str) -> None:
     _ = decode.warm_sizes
     if settings.classifier is not None:
         _check_classifier(settings.classifier, where)
-    for table, group in (("listen", listen), ("decode", decode), ("limits", limits), ("store", store)):
+    tables = {"listen": listen, "decode": decode, "limits": limits, "store": store, "ray": settings.ray}
+    for table, group in tables.items():
         for key, value in vars(group).items():
             if isinstance(value, (int, float)) and key != "port" and not value > 0:
                 raise ConfigurationError(f"{where}: {table}: {key} must be above 0, not {value}")

@@ -59,7 +59,7 @@ class StoredFrame:
     Attributes:
         camera, sequence: its name.
         captured: when the picture was taken, by the camera's clock, seconds since 1970.
-        received: when it was opened here, seconds since 1970.
+        received: when bytes of it were first kept, seconds since 1970 by a clock that does not jump.
         size: bytes of the whole stream.
         held: bytes of it, from its first, that came; retention may have taken some since.
         file: of the stream, below the store's folder; None if nothing is kept.
@@ -103,6 +103,9 @@ class Store:
             raise OutputError(f"{self._folder}: the store cannot be opened: {fault}") from fault
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._bytes = self._one("SELECT COALESCE(SUM(file_bytes), 0) FROM frames")
+        # Ages must not jump with the clock of the day: a year too far, and everything would be deleted.
+        newest = self._one("SELECT COALESCE(MAX(received), 0) FROM frames")
+        self._epoch = max(time.time(), newest + 1) - time.monotonic()
         self._remove_strays()
 
     def close(self) -> None:
@@ -141,7 +144,7 @@ class Store:
                     "INSERT INTO frames (camera, sequence, captured, received, size, held, file, file_bytes) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (camera, sequence) DO UPDATE SET "
                     "held = excluded.held, file = excluded.file, file_bytes = excluded.file_bytes, trimmed = 0",
-                    (camera, sequence, captured, time.time(), size, len(data), file, len(data)),
+                    (camera, sequence, captured, self._now(), size, len(data), file, len(data)),
                 )
             self._bytes += len(data) - former_bytes
             self._remove(former)
@@ -175,7 +178,7 @@ class Store:
         Raises:
             OutputError: a smaller stream cannot be written.
         """
-        now, settings = time.time() if now is None else now, self._settings
+        now, settings = self._now() if now is None else now, self._settings
         trimmed = deleted = 0
         while (frame := self._oldest(now - settings.days * _DAY, trimmed=None)) is not None:
             self._delete(frame)
@@ -244,6 +247,10 @@ class Store:
         return None
 
     # Inside.
+
+    def _now(self) -> float:
+        """Return seconds since 1970, as the clock said when the store was opened and time has passed since."""
+        return self._epoch + time.monotonic()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._folder / _DATABASE, check_same_thread=False, timeout=10.0)

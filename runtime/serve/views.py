@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import json
 import struct
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ _RECORD = 60  # frames of a camera that the overview shows
 _MOST_FRAMES = 200
 _WIDEST = 4096
 _LOGIN_BYTES = 4096
+_FAILURES, _FAILURES_S = 20, 10  # logins that may fail in so many seconds
 _LOGIN_S = 30 * 86_400  # until a browser has to show its token again
 _LENGTH = struct.Struct(">I")
 _KEPT_S = 600  # a prefix's picture does not change; browsers may keep it for so long
@@ -90,6 +92,7 @@ class Views:
             viewer_of: the same of a token alone.
         """
         self._store, self._events, self._cuts, self._viewer, self._viewer_of = store, events, cuts, viewer, viewer_of
+        self._failures: deque[float] = deque(maxlen=_FAILURES)
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes."""
@@ -133,7 +136,11 @@ class Views:
         token = content.get("token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not _same_site(request):
             return JSONResponse({"error": 'what is needed is {"token": "..."}'}, 400, SECURITY)
+        now = asyncio.get_running_loop().time()
+        if len(self._failures) == _FAILURES and now - self._failures[0] < _FAILURES_S:
+            return JSONResponse({"error": "too many attempts"}, 429, {**SECURITY, "Retry-After": str(_FAILURES_S)})
         if self._viewer_of(token) is None:
+            self._failures.append(now)
             return JSONResponse({"error": "this token is not known"}, 401, SECURITY)
         response = Response(status_code=204, headers=SECURITY)
         secure = request.url.scheme == "https"

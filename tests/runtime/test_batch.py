@@ -243,10 +243,10 @@ def test_networks_that_fail_on_a_batch_run_one_by_one(world: World, monkeypatch:
     """A device that has no memory for four pictures may have it for one."""
     run = world.codec.model.run
 
-    def small(role: str, *inputs: np.ndarray) -> object:
+    def small(role: str, *inputs: np.ndarray, until: float | None = None) -> object:
         if len(inputs[0]) > 1:
             raise EngineError("out of memory")
-        return run(role, *inputs)
+        return run(role, *inputs, until=until)
 
     monkeypatch.setattr(world.codec.model, "run", small)
     assert all(picture.complete for picture in pictures(decoders(world, None, None)[:1]))

@@ -11,16 +11,17 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from clockwork import World, clockwork
+from clockwork import FixedCosts, World, clockwork
 from numpy.typing import NDArray
 
 from engines.costs import Costs
 from runtime import Codec, Deadline, Picture
+from runtime.errors import OutOfTime
 from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
 COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
-SAFETY = 0.0005
+SAFETY, STOP = 0.0005, 0.001
 FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 
 
@@ -255,6 +256,72 @@ def test_unmeasured_costs_are_no_obstacle(world: World) -> None:
     world.codec.model.costs = Costs()
     picture = finished(world, world.early, 0.500)
     assert picture.skipped == () and picture.image is not None
+
+
+# Networks that take longer than believed.
+
+
+def test_a_run_that_takes_too_long_is_ended_for_a_preview(world: World) -> None:
+    """g_s that is stuck is given up while a preview can still be made; what that cost is remembered as longer."""
+    recorded: dict[str, float] = {}
+    world.codec.model.costs.record = lambda stage, pixels, seconds: recorded.update({stage: seconds})  # type: ignore
+    world.takes["g_s"] = 9.0
+    picture = finished(world, world.stream, 0.050)
+    decoder = world.codec.decoder()
+    decoder.feed(world.stream)
+    assert same(picture.image, decoder.preview())
+    assert picture.skipped == ("g_s",) and not picture.missed
+    given_s = 0.050 - COSTS["preview"] - COSTS["finish"] - STOP - SAFETY
+    assert picture.timings["g_s"] == pytest.approx(1000 * given_s)
+    assert recorded["g_s+finish"] == recorded["reconstruct+g_s+finish"] == pytest.approx(1.5 * given_s)
+    assert "g_s" not in recorded
+
+
+def test_a_run_that_is_a_little_late_is_not_given_up(world: World) -> None:
+    """Where the preview would have to begin before most runs are over, g_s goes on to its end."""
+    world.takes["g_s"] = 0.0205
+    picture = finished(world, world.stream, 0.022)
+    assert picture.skipped == () and not picture.missed and picture.margin_ms == pytest.approx(1.5)
+
+
+def test_most_runs_are_enough_where_a_preview_can_still_be_made(world: World) -> None:
+    """A rare slow run is no reason to leave g_s out: in the rare case the preview answers, in time."""
+    assert isinstance(world.codec.model.costs, FixedCosts)
+    world.costs["g_s"], world.codec.model.costs.most["g_s"] = 0.100, 0.020
+    enough = 0.020 + COSTS["finish"] + COSTS["preview"] + COSTS["finish"] + STOP + SAFETY
+    for takes, skipped in ((0.020, ()), (0.090, ("g_s",))):
+        world.takes["g_s"] = takes
+        picture = finished(world, world.stream, enough + 1e-4)
+        assert picture.skipped == skipped and not picture.missed and picture.image is not None
+    assert finished(world, world.stream, enough - 1e-4).skipped == ("g_s",)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.stream)
+    finish_by = decoder.finish_by()
+    assert finish_by == pytest.approx(world.now + 1.0 - enough - COSTS["reconstruct"])
+
+
+def test_a_stage_left_out_is_tried_again(world: World) -> None:
+    """An estimate that keeps g_s from running is doubted until it runs; then what it really takes is known."""
+    costs = world.codec.model.costs = Costs()
+    for stages in ("reconstruct+g_s+finish", "g_s+finish"):
+        for _ in range(300):
+            costs.record(stages, 512 * 768, 0.100)
+    world.takes["g_s"] = 0.020
+    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(250)]
+    first = skipped.index(())
+    assert 100 < first < 200 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
+
+
+def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:
+    """A run with no time is not begun, one with too little is ended, and afterwards the engine runs as before."""
+    model = codec.model
+    y_hat = np.zeros((1, 192, 64, 64), np.float32)
+    (expected,) = model.run("g_s", y_hat, y_hat)
+    for left_s in (-1.0, 0.001):
+        with pytest.raises(OutOfTime):
+            model.run("g_s", y_hat, y_hat, until=model.clock() + left_s)
+    (again,) = model.run("g_s", y_hat, y_hat, until=model.clock() + 600)
+    assert (again == expected).all()
 
 
 # On the real clock.

@@ -23,12 +23,14 @@ class Scale:
     """How long faults last: short in the suite; `make faults` sets the environment for long ones.
 
     Attributes:
+        long: everything is tested, and not only what is quick.
         outage_s: of a link.
         connections: of a flood.
         frames: that have to wait in the spool before a fault ends, at least.
         patience_s: for what must happen in the end; only ever used up by a test that fails.
     """
 
+    long: bool = "FAULTS_LONG" in os.environ
     outage_s: float = float(os.environ.get("FAULTS_OUTAGE_S", "1"))
     connections: int = int(os.environ.get("FAULTS_CONNECTIONS", "150"))
     frames: int = int(os.environ.get("FAULTS_FRAMES", "5"))
@@ -110,6 +112,11 @@ class Plant:
     def whole(self) -> set[int]:
         """Return the sequences that the server keeps all of."""
         return {sequence for sequence, kept in self.kept().items() if kept.whole}
+
+    def statuses(self) -> dict[str, int]:
+        """Return how many frames the server has answered in which way, last."""
+        store = self.folder / "server" / "store" / "cutoff.sqlite"
+        return dict(_rows(store, "SELECT status, COUNT(*) FROM frames WHERE status IS NOT NULL GROUP BY status"))
 
     def _place(self, name: str) -> Path:
         place = self.folder / name

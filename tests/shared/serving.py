@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -53,10 +54,26 @@ def serving(settings: ServerSettings) -> Iterator[Running]:
 class Camera:
     """A camera's connection."""
 
-    def __init__(self, port: int, name: str, token: str, exact_id: str, **options: Any) -> None:
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        token: str,
+        exact_id: str,
+        trust: SSLContext | None = None,
+        query: str = "",
+        **options: Any,
+    ) -> None:
+        scheme = "ws" if trust is None else "wss"
         self._stack = ExitStack()
         self._socket: ClientConnection = self._stack.enter_context(
-            connect(f"ws://127.0.0.1:{port}{INGEST_PATH}", subprotocols=[SUBPROTOCOL], compression=None, **options)
+            connect(
+                f"{scheme}://127.0.0.1:{port}{INGEST_PATH}{query}",
+                subprotocols=[SUBPROTOCOL],
+                compression=None,
+                ssl=trust,
+                **options,
+            )
         )
         self.hello = Hello(PROTOCOL, token, name, exact_id, 1.0, "a test")
         self.seen: list[Message] = []  # everything that came

@@ -1,7 +1,8 @@
 // All cameras: a card for each, whose picture sharpens as bytes arrive.
 
 import { MOST, drawRecord, isLate, rateOf, summaryOf } from "./chart.js";
-import { draw, element, shape, write, writeAge, writeBytes, writeClock, writeMargin, writePercent, writeRate }
+import { draw, element, shape, write, writeAge, writeBytes, writeClock, writeLabel, writeOutcome, writePercent,
+  writeRate }
   from "./dom.js";
 import * as server from "./server.js";
 
@@ -28,7 +29,8 @@ class Card {
     this.bytes = element("dd", {}, "–");
     this.steps = element("dd", {}, "–");
     this.margin = element("dd", {}, "–");
-    this.chart = shape("svg", { role: "img", preserveAspectRatio: "none" });
+    this.chart = shape("svg", { role: "img" });
+    new ResizeObserver(() => drawRecord(this.chart, this.record)).observe(this.chart);
     this.kept = element("span");
     this.rate = element("span");
     this.root = element("li", { class: "camera", "data-camera": this.camera },
@@ -101,12 +103,12 @@ class Card {
     write(this.bytes, one.size ? `${writeBytes(one.bytes)} of ${writeBytes(one.size)}` : writeBytes(one.bytes));
     write(this.steps, one.steps_total ? `${(one.steps ?? 0).toFixed(1)} of ${one.steps_total}` : "–");
     if (one.status) {
-      write(this.margin, one.status === "missed" && one.margin_ms == null ? "missed" : writeMargin(one.margin_ms));
+      write(this.margin, writeOutcome(one));
       this.margin.classList.toggle("late", isLate(one));
     }
     if (one.label || one.status) {
-      write(this.label, one.label ?? (one.status === "unusable" ? "too little arrived" : "no label"));
-      this.label.title = one.label ?? "";
+      write(this.label, writeLabel(one.label) ?? (one.status === "unusable" ? "too little arrived" : "no label"));
+      this.label.title = writeLabel(one.label) ?? "";
       this.label.classList.toggle("soft", !one.label);
       write(this.confidence, writePercent(one.confidence));
       this.sureness.style.width = `${100 * (one.confidence ?? 0)}%`;

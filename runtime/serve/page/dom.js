@@ -45,9 +45,19 @@ export function writePercent(share) {
 export function writeMargin(milliseconds) {
   if (milliseconds == null) return "no deadline";
   const size = Math.abs(milliseconds);
-  const text = size < 9.95 ? size.toFixed(1) : size < 1e4 ? size.toFixed(0) : `${(size / 1000).toFixed(0)} 000`;
-  return milliseconds < 0 ? `${text} ms late` : `${text} ms left`;
+  const text = size < 9.95 ? `${size.toFixed(1)} ms` : size < 1e4 ? `${size.toFixed(0)} ms` : `${(size / 1000).toFixed(0)} s`;
+  return `${text} ${milliseconds < 0 ? "late" : "left"}`;
 }
+
+/** Return how a frame's answer stood to its deadline; nothing if there is no answer. */
+export function writeOutcome(one) {
+  if (!one.status) return "–";
+  if (one.status === "unusable") return "no picture";
+  return one.status === "missed" && !(one.margin_ms < 0) ? "missed" : writeMargin(one.margin_ms);
+}
+
+/** Return a label as people write it; lists of classes join words by underscores. */
+export const writeLabel = (label) => label?.replaceAll("_", " ");
 
 /** Return the time of day of an instant, with its date if that is not today. */
 export function writeClock(unixSeconds) {

@@ -1,7 +1,7 @@
 // One frame: its picture, steps and label at any cut of its stream.
 
 import { isLate } from "./chart.js";
-import { STATUS_WORDS, draw, element, write, writeBytes, writeClock, writeMargin, writePercent } from "./dom.js";
+import { STATUS_WORDS, draw, element, write, writeBytes, writeClock, writeLabel, writeOutcome, writePercent } from "./dom.js";
 import * as server from "./server.js";
 
 const POSITIONS = 200; // of the slider; quadratic, as the first bytes change most
@@ -28,6 +28,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
   });
   const cut = element("output", { for: "cut" }, "–");
   const scale = element("div", { class: "scale", "aria-hidden": "true" });
+  const marks = element("div", { class: "marks", "aria-hidden": "true" });
   const label = element("b", {}, "–"), confidence = element("span"), sureness = element("i");
   const bytes = element("dd"), bpp = element("dd"), steps = element("dd"), state = element("dd");
   const answer = element("section", { class: "panel" }, element("h3", {}, "The answer"));
@@ -39,7 +40,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
       element("div", { class: "stage" }, picture,
         element("div", { class: "cut" },
           element("label", { for: "cut" }, "Cut after", cut),
-          element("div", { class: "track" }, slider), scale)),
+          marks, slider, scale)),
       element("div", {},
         element("section", { class: "panel", "aria-live": "polite", "aria-label": "At this cut" },
           element("h3", {}, "At this cut"),
@@ -58,7 +59,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
   };
 
   const tell = (one) => {
-    write(label, one.label ?? "no label");
+    write(label, writeLabel(one.label) ?? "no label");
     label.classList.toggle("soft", !one.label);
     write(confidence, writePercent(one.confidence));
     sureness.style.width = `${100 * (one.confidence ?? 0)}%`;
@@ -124,14 +125,14 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
       mark(held, writeBytes(held), "finish"));
     if (answered?.bytes) {
       const at = positionOf(answered.bytes, held) / POSITIONS;
-      scale.append(mark(answered.bytes, "answered here", `answer${at > 0.85 ? " finish" : at < 0.12 ? " start" : ""}`));
+      marks.replaceChildren(mark(answered.bytes, "answered here", at > 0.85 ? "finish" : at < 0.15 ? "start" : ""));
     }
     const entries = [["Captured", writeClock(one.captured)]];
     if (!answered) entries.push(["Outcome", "not answered yet"]);
     else {
       entries.push(["Outcome", STATUS_WORDS[answered.status] ?? answered.status]);
-      if (answered.margin_ms != null) entries.push(["Margin", writeMargin(answered.margin_ms)]);
-      if (answered.label) entries.push(["Label", `${answered.label}, ${writePercent(answered.confidence)}`]);
+      if (answered.margin_ms != null && answered.status !== "missed") entries.push(["Margin", writeOutcome(answered)]);
+      if (answered.label) entries.push(["Label", `${writeLabel(answered.label)}, ${writePercent(answered.confidence)}`]);
       entries.push(["Used", `${writeBytes(answered.bytes)} of ${writeBytes(one.size)}`]);
     }
     entries.push(["Kept", held < one.size ? `${writeBytes(held)}, trimmed or cut off` : "all bytes"]);
@@ -166,8 +167,8 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
         element("td", { class: "text spare" }, writeClock(one.captured)),
         element("td", {}, one.status ? writeBytes(one.bytes) : "–"),
         element("td", { class: isLate(one) ? "late" : "" },
-          one.status === "missed" && one.margin_ms == null ? "missed" : one.status ? writeMargin(one.margin_ms) : "–"),
-        element("td", { class: "text" }, one.label ?? "–"),
+          writeOutcome(one)),
+        element("td", { class: "text" }, writeLabel(one.label) ?? "–"),
         element("td", { class: "spare" }, writePercent(one.confidence)))));
       before = page.before;
       more.hidden = before == null;

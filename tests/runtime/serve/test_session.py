@@ -26,7 +26,7 @@ from runtime.protocol import (
 )
 from runtime.serve.session import Session
 
-GATE = "gate-0123456789abcdef"
+GATE, YARD = "gate-0123456789abcdef", "yard-0123456789abcdef"
 LONG_S = 20.0
 
 
@@ -276,22 +276,27 @@ def test_what_is_refused_and_leaves_the_connection(camera, settings, tiny_stream
 
 
 def test_memory_is_bounded_by_claims(settings, tiny_codec, tiny_stream):
-    """What open frames claim fits what is set aside; the next is told when to come again."""
-    limits = dataclasses.replace(settings.limits, frame_bytes=1000, memory_bytes=2500)
+    """What open frames claim fits what is set aside, one camera gets a share of it; who waits is told how long."""
+    limits = dataclasses.replace(settings.limits, frame_bytes=1000, memory_bytes=1500)
     exact_id = tiny_codec.bundle.exact_id.hex()
     with (
         serving(dataclasses.replace(settings, limits=limits)) as running,
         Camera(running.port, "gate", GATE, exact_id) as gate,
+        Camera(running.port, "yard", YARD, exact_id) as yard,
     ):
         gate.greet()
-        for sequence in (1, 2, 3):
+        yard.greet()
+        for sequence in (1, 2):
             gate.send(Frame(sequence, 1000, None, None, 0.0))
         fault = gate.until(Fault)
+        assert (fault.code, fault.sequence) == ("too_many", 2) and fault.retry_after_s > 0
+        yard.send(Frame(3, 1000, None, None, 0.0))
+        fault = yard.until(Fault)
         assert (fault.code, fault.sequence) == ("busy", 3) and fault.retry_after_s > 0
         gate.send(End(1, 0))
         gate.until(Result)
-        gate.send(Frame(4, 1000, None, None, 0.0))
-        assert gate.until(Ack).sequence == 4
+        yard.send(Frame(4, 1000, None, None, 0.0))
+        assert yard.until(Ack).sequence == 4
 
 
 def test_overload_is_refused_and_the_others_are_answered(running, camera, tiny_stream, monkeypatch):

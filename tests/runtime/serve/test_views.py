@@ -238,6 +238,16 @@ def test_token_becomes_a_cookie_that_scripts_cannot_read(gallery: Gallery, cuts:
             pass
 
 
+def test_tokens_cannot_be_tried_out_quickly(gallery: Gallery, cuts: Cuts) -> None:
+    """After some failures nobody gets in for a while, not even with the right one: that would tell."""
+    gallery.token = "look-0123456789abcdef"
+    with TestClient(gallery.app(cuts)) as client:
+        answers = [client.post("/v1/login", json={"token": f"guess {n}"}).status_code for n in range(30)]
+        assert set(answers[:20]) == {401} and set(answers[20:]) == {429}
+        last = client.post("/v1/login", json={"token": gallery.token})
+        assert last.status_code == 429 and last.headers["retry-after"]
+
+
 def test_another_site_s_page_gets_nothing(client: TestClient) -> None:
     """A browser would send its visitor's cookie along; the origin gives it away."""
     elsewhere = {"Origin": "https://elsewhere.example"}

@@ -1,0 +1,100 @@
+"""The same application as a Ray Serve deployment: several servers, a camera always with the same one.
+
+    proxy of Ray Serve -> Sticky: by the camera's name -> a replica: the application of `build_app`, store in its slot
+
+A server that dies is started anew, takes the free slot and goes on with what is stored there; its cameras connect
+again, and find it by the slot. Needs the extra `ray`, with `ray[serve]`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.request_router import RequestRouter
+from starlette.applications import Starlette
+
+from runtime.serve.app import build_app
+from runtime.serve.settings import ServerSettings
+from runtime.serve.slots import Slot
+from runtime.serve.sticky import camera_of, ranked
+
+NAME = "cutoff"
+_STATS_S = 1.0  # between two reports of where a replica is
+_slots: list[Slot] = []  # of this process: one at most
+
+
+class Sticky(RequestRouter):  # type: ignore[misc]
+    """Brings a camera's connections, and requests about it, to its server; anything else to any."""
+
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+        """Return the replicas to try, the best first."""
+        request = pending_request.args[0] if pending_request is not None and pending_request.args else None
+        camera = camera_of(getattr(request, "asgi_scope", {}))
+        if camera is None:
+            return [random.sample(candidate_replicas, len(candidate_replicas))]
+        by_name = {_name(replica): replica for replica in candidate_replicas}
+        return [[by_name[name]] for name in ranked(camera, by_name)]
+
+
+class Replica:
+    """One server; what Ray Serve wraps the application in."""
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Tell the router where this server's store is."""
+        return {"place": f"{ray.get_runtime_context().get_node_id()}/{_slots[0].number}"} if _slots else {}
+
+
+def deployment(settings: ServerSettings) -> Any:
+    """Return the application for `serve.run`."""
+    of_ray = settings.ray
+    build: Callable[[], Starlette] = lambda: _build(settings)  # noqa: E731  (a function of its own for each replica)
+    options: dict[str, Any] = (
+        {"num_replicas": of_ray.replicas}
+        if of_ray.most_replicas is None
+        else {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=of_ray.replicas,
+                max_replicas=of_ray.most_replicas,
+                target_ongoing_requests=of_ray.cameras_per_replica,
+            )
+        }
+    )
+    return serve.deployment(
+        name=NAME,
+        max_ongoing_requests=settings.listen.connections,
+        ray_actor_options={"num_cpus": of_ray.cpus},
+        graceful_shutdown_timeout_s=20.0,
+        request_router_config=RequestRouterConfig(request_router_class=Sticky, request_routing_stats_period_s=_STATS_S),
+        **options,
+    )(serve.ingress(build)(Replica)).bind()
+
+
+def run(settings: ServerSettings, until: threading.Event) -> None:
+    """Serve on a cluster until *until* is set."""
+    ray.init(address=settings.ray.address, ignore_reinit_error=True, log_to_driver=False)
+    listen = settings.listen
+    tls = {} if listen.key is None else {"ssl_keyfile": str(listen.key), "ssl_certfile": str(listen.certificate)}
+    serve.start(http_options={"host": listen.host, "port": listen.port, **tls})
+    try:
+        serve.run(deployment(settings), name=NAME, route_prefix="/")
+        until.wait()
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _build(settings: ServerSettings) -> Starlette:
+    slot = Slot(settings.store.folder)
+    _slots[:] = [slot]
+    return build_app(slot.settings(settings))
+
+
+def _name(replica: Any) -> str:
+    """Return by which name cameras know a replica: its place, which outlives it, once that is known."""
+    return str(replica.routing_stats.get("place") or replica.replica_id.unique_id)

@@ -1,0 +1,141 @@
+"""What a server says of itself: health, readiness, metrics, description; and that it ends as it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import select
+import socket
+import threading
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from serving import PATIENCE_S, Camera, Running, serving
+from starlette.routing import Route
+
+from runtime.protocol import Chunk, Frame, Result
+from runtime.serve.app import Server, build_app
+from runtime.serve.openapi import document
+from runtime.serve.settings import ListenSettings, TokenSettings
+
+GATE, LOOK = "gate-0123456789abcdef", "look-0123456789abcdef"
+
+
+def get(running: Running, path: str, token: str | None = None) -> httpx.Response:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return httpx.get(f"{running.http}{path}", headers=headers, timeout=PATIENCE_S, trust_env=False)
+
+
+def test_health_and_readiness(running):
+    assert get(running, "/healthz").text == "ok\n"
+    assert get(running, "/readyz").json() == {"ready": True}
+    running.server.ready = False
+    answer = get(running, "/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False})
+    answer = httpx.post(f"{running.http}/v1/decode", trust_env=False)
+    assert answer.status_code == 503 and answer.headers["retry-after"]
+
+
+def test_metrics_count_what_happens(running, camera, tiny_stream):
+    """For viewers only; frames by camera and status, bytes, faults, margins."""
+    gate = camera()
+    gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
+    gate.until(Result)
+    gate.send(Frame(2, 1 << 30, None, None, 1e9))
+    gate.receive()
+    assert get(running, "/metrics").status_code == get(running, "/metrics", GATE).status_code == 401
+    text = get(running, "/metrics", LOOK).text
+    values = dict(re.findall(r"^(\S+) (\S+)$", text, re.MULTILINE))
+    assert values['cutoff_server_frames_total{camera="gate",status="ok"}'] == "1.0"
+    assert values['cutoff_server_faults_total{code="too_large"}'] == "1.0"
+    assert float(values["cutoff_server_stream_bytes_total"]) == len(tiny_stream)
+    assert float(values["cutoff_server_store_bytes"]) == len(tiny_stream)
+    assert values["cutoff_server_margin_milliseconds_count"] == "1.0"
+    assert values["cutoff_server_cameras"] == "1.0" and values["cutoff_server_open_frames"] == "0.0"
+
+
+def test_description_lists_exactly_the_http_routes(settings, running):
+    """OpenAPI's paths and methods are the application's, the page's own files apart."""
+    app = build_app(dataclasses.replace(settings, store=dataclasses.replace(settings.store)))
+    described = {(path, method.upper()) for path, methods in document()["paths"].items() for method in methods}
+    served = {
+        (route.path, method)
+        for route in app.routes
+        if isinstance(route, Route) and not route.path.startswith("/page/") and route.path != "/"
+        for method in route.methods - {"HEAD"}
+    }
+    assert described == served
+    assert get(running, "/openapi.json").json() == document()
+
+
+def test_a_server_that_ends_answers_what_is_open(settings, tiny_codec, tiny_stream):
+    """SIGTERM is no reason to lose what came: it is decoded and kept."""
+    exact_id = tiny_codec.bundle.exact_id.hex()
+    with serving(settings) as running, Camera(running.port, "gate", GATE, exact_id) as gate:
+        gate.greet()
+        gate.send(Frame(1, len(tiny_stream), None, 50.0, 1e9), Chunk(1, 0, tiny_stream[:300]))
+        waited = threading.Event()
+        while gate.receive().bytes < 300:
+            waited.wait(0.01)
+    again = Server(settings, {})
+    row = again.store.frame("gate", 1)
+    assert again.store.stream(row) == tiny_stream[:300]
+    assert row.result.status == "ok" and row.result.bytes == 300
+    again.store.close()
+
+
+# Connections.
+
+
+def test_connections_beyond_the_cap_are_closed_and_the_others_served(settings, tiny_codec, tiny_stream):
+    """A thousand connections that say nothing do not keep a camera from its answer."""
+    listen = dataclasses.replace(settings.listen, connections_per_address=20)
+    exact_id = tiny_codec.bundle.exact_id.hex()
+    with (
+        serving(dataclasses.replace(settings, listen=listen)) as running,
+        Camera(running.port, "gate", GATE, exact_id) as gate,
+        ExitStack() as stack,
+    ):
+        gate.greet()
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", running.port))) for _ in range(100)]
+        open_ones = set(idle)
+        for _ in range(int(PATIENCE_S / 0.02)):
+            readable, _, _ = select.select(list(open_ones), [], [], 0.02)
+            open_ones -= set(readable)  # nothing is ever sent to them: readable means closed
+            if len(open_ones) == 19:
+                break
+        assert len(open_ones) == 19
+        gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
+        assert gate.until(Result).status == "ok"
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost:", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET"]
+)
+def test_a_request_that_does_not_come_is_not_awaited(settings, sent):
+    """Neither the first one of a connection, nor one that follows."""
+    slow = dataclasses.replace(settings, listen=ListenSettings(request_s=0.1))
+    with serving(slow) as running, socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(sent)
+        received = b""
+        try:
+            while data := connection.recv(4096):
+                received += data
+        except ConnectionResetError:
+            pass
+        assert (b"200 OK" in received) == sent.endswith(b"GET")
+
+
+# Settings and secrets.
+
+
+def test_viewers_need_a_token_unless_only_this_machine_can_ask(settings):
+    """Without any token, a server on loopback is open to it, and any other is closed."""
+    nobody = dataclasses.replace(settings, tokens=TokenSettings(cameras={"gate": GATE}))
+    with serving(nobody) as running:
+        assert get(running, "/metrics").status_code == 200
+    elsewhere = dataclasses.replace(nobody, listen=ListenSettings(host="0.0.0.0"))
+    with serving(elsewhere) as running:
+        assert get(running, "/metrics").status_code == 401

@@ -1,0 +1,125 @@
+"""Two servers under a real Ray Serve on this machine: cameras stay where they are, also when a server is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import Camera
+from websockets.exceptions import WebSocketException
+
+from runtime.protocol import Ack, Chunk, Frame, Result, Welcome
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("ray.serve", reason="ray[serve] is not installed", exc_type=ImportError)
+
+ROOT = Path(__file__).parents[3]
+TINY = ROOT / "tests" / "golden" / "tiny"
+CAMERAS = {f"camera-{number}": f"token-{number}-0123456789" for number in range(6)}
+PATIENCE_S = 240.0  # of a busy machine that starts Ray
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[int]:
+    """`cutoff serve --ray` with two servers; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tokens = "".join(f'{name} = "{token}"\n' for name, token in CAMERAS.items())
+    (tmp_path / "server.toml").write_text(
+        f'[listen]\nport = {port}\n[decode]\nbundle = "{TINY}"\nthreads = 1\nwarm = ["96x80"]\n'
+        f'[store]\nfolder = "{tmp_path}/store"\n[ray]\nreplicas = 2\ncpus = 0.1\n[tokens.cameras]\n{tokens}'
+    )
+    command = [sys.executable, "-m", "runtime", "serve", "--ray", "--config", str(tmp_path / "server.toml")]
+    environment = os.environ | {"RAY_raylet_start_wait_time_s": "300", "RAY_USAGE_STATS_ENABLED": "0"}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE_S)
+            process.kill()
+            print((tmp_path / "log").read_text(errors="replace")[-3000:])
+
+
+def connected(port: int, name: str, exact_id: str) -> Camera:
+    """Connect as a camera does: again and again, until it is welcome."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(OSError, EOFError, WebSocketException):
+            one = Camera(port, name, CAMERAS[name], exact_id, query=f"?camera={name}")
+            with contextlib.suppress(OSError, EOFError, WebSocketException):
+                if isinstance(one.greet(), Welcome):
+                    return one
+            one.close()
+        assert time.monotonic() < until, "nobody answers"
+        threading.Event().wait(0.5)
+
+
+def answered(camera: Camera, sequence: int, stream: bytes) -> Any:
+    camera.send(Frame(sequence, len(stream), None, None, 1e9), Chunk(sequence, 0, stream))
+    return camera.until(Result)
+
+
+def places(folder: Path) -> dict[str, int]:
+    """Return where cameras have streams: the number of the server's place."""
+    found = [path.relative_to(folder).parts for path in (folder / "store").glob("slot-*/streams/*/*.cut")]
+    return {camera: int(slot.removeprefix("slot-")) for slot, _, camera, _ in found}
+
+
+def test_cameras_stay_with_their_server_and_find_its_store_again_when_it_was_killed(
+    cluster: int, tmp_path: Path, tiny_codec: Any, tiny_stream: bytes
+) -> None:
+    exact_id = tiny_codec.bundle.exact_id.hex()
+    pids: dict[int, int] = {}
+    until = time.monotonic() + PATIENCE_S
+    while len(pids) < 2 and time.monotonic() < until:
+        for lock in (tmp_path / "store").glob("slot-*/lock"):
+            if text := lock.read_text().strip():
+                pids[int(re.search(r"slot-(\d+)", str(lock)).group(1))] = int(text)
+        threading.Event().wait(0.5)
+    assert len(pids) == 2
+    connected(cluster, "camera-0", exact_id).close()
+    threading.Event().wait(3.0)  # until the router has heard of both places
+
+    for sequence in (1, 2):
+        for name in CAMERAS:
+            with connected(cluster, name, exact_id) as camera:
+                assert answered(camera, sequence, tiny_stream).stored
+    home = places(tmp_path)
+    assert set(home) == set(CAMERAS) and set(home.values()) == {0, 1}
+    kept = list((tmp_path / "store").glob("slot-*/streams/*/*.cut"))
+    assert len(kept) == 2 * len(CAMERAS)  # both frames of a camera in one place
+
+    victim = home["camera-0"]
+    other = next(name for name, place in home.items() if place != victim)
+    with connected(cluster, other, exact_id) as bystander, connected(cluster, "camera-0", exact_id):
+        os.kill(pids[victim], signal.SIGKILL)
+        assert answered(bystander, 3, tiny_stream).status == "ok"  # never noticed
+    while int((tmp_path / "store" / f"slot-{victim}" / "lock").read_text().strip() or 0) in (0, pids[victim]):
+        assert time.monotonic() < until
+        threading.Event().wait(0.5)
+    while True:  # until the router knows that the place is back
+        with connected(cluster, "camera-0", exact_id) as camera:
+            camera.send(Frame(2, len(tiny_stream), None, None, 1e9))
+            if camera.until(Ack).bytes == len(tiny_stream):
+                assert camera.until(Result).stored
+                break
+        assert time.monotonic() < until
+        threading.Event().wait(1.0)
