@@ -10,6 +10,7 @@ drain: no more pictures, what is under way gets its time, the rest goes to the s
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import functools
 import logging
@@ -34,12 +35,13 @@ from edge_client.status import StatusServer
 from edge_client.tasks import end, until_first
 from edge_client.transport import Transport
 from runtime.codec import Codec
-from runtime.errors import OutputError
+from runtime.errors import EngineError, OutputError
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
 _TEND_S = 60.0
 _REST_S = 30.0
+_MOST_NOTES = 200  # for the spool's thread: what memory holds while a disk hangs
 _REFILL_S = 0.02
 _STUCK_S = 10.0
 _ENCODE_S = 10.0  # for the picture that is being encoded when the client ends
@@ -74,6 +76,7 @@ class Client:
         self._spool: Spool | None = None
         self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._resting: dict[int, float] = {}  # frames of the spool that made no progress, and until when they wait
+        self._lately: collections.Counter[str] = collections.Counter()
         self._notes: set[asyncio.Task[None]] = set()
         self._ticked_at = clock()
         self._draining = False
@@ -87,7 +90,7 @@ class Client:
         """Send pictures until SIGTERM, SIGINT or the end of the source; then drain.
 
         Raises:
-            CutoffError: it cannot start.
+            CutoffError: it cannot start, or pictures cannot be encoded any more.
         """
         loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._refill = asyncio.Event()
@@ -114,7 +117,7 @@ class Client:
             self._cv2,
         )
         _LOG.info("starting", extra={"camera": self._settings.camera, "source": source_name(self._settings.source)})
-        await self._in_spool(self._open_spool)
+        self._note(lambda spool: spool.tend())  # opens it; to check a large one takes a while
         tasks = [asyncio.ensure_future(one) for one in (self._transport.run(), self._tick(), self._resend())]
         await asyncio.to_thread(encoding.warm_up)
         encoding.start()
@@ -125,6 +128,8 @@ class Client:
         finally:
             await end(tasks)
             await self._close(encoding)
+        if encoding.fault is not None:
+            raise EngineError(f"encoding failed again and again: {encoding.fault}") from encoding.fault
 
     def stop(self) -> None:
         """Begin to drain; to be called in the event loop."""
@@ -165,9 +170,10 @@ class Client:
             metrics.answer_s.observe(one.answered_at - one.frame.taken)
             if one.answered_at <= due and one.result.status in ("ok", "preview", "damaged"):
                 metrics.in_time.inc()
-        level = logging.DEBUG if one.result is not None else logging.INFO
+                self._lately["in_time"] += 1
+        self._lately[one.why] += 1
         content = {"sequence": one.frame.sequence, "why": one.why, "held": one.held, "result": one.result}
-        _LOG.log(level, "frame finished", extra=content)
+        _LOG.debug("frame finished", extra=content)
 
     def _settle(self, one: Finished) -> None:
         """Tell the spool what the server has stored, or give it what it should keep."""
@@ -217,10 +223,18 @@ class Client:
             self._ticked_at = now = self._clock()
             self._changed()
             self._measure(now)
-            if self._spool is not None and now - tended_at > _TEND_S:
+            if now - tended_at > _TEND_S:
                 tended_at = now
+                self._sum_up(now)
                 self._note(lambda spool: spool.tend())
             await asyncio.sleep(_TICK_S)
+
+    def _sum_up(self, now: float) -> None:
+        """Log what became of the frames of the last minute."""
+        spooled = self._spool.frames if self._spool is not None else 0
+        content = {"connected": self.dispatch.online, "rate": round(self._link.rate(now)), "in_spool": spooled}
+        _LOG.info("last minute", extra={**self._lately, **content})
+        self._lately.clear()
 
     def _measure(self, now: float) -> None:
         metrics = self.metrics
@@ -276,8 +290,10 @@ class Client:
             self._spool.close()
 
     def _note(self, work: Callable[[Spool], None]) -> None:
-        """Do *work* in the spool's thread, after what was noted before."""
-        if self._settings.spool.file is not None:
+        """Do *work* in the spool's thread, after what was noted before; not if a slow disk is far behind."""
+        if len(self._notes) >= _MOST_NOTES:
+            self.metrics.spool_errors.inc()
+        elif self._settings.spool.file is not None:
             task = asyncio.ensure_future(self._noted(work))
             self._notes.add(task)
             task.add_done_callback(self._notes.discard)

@@ -22,6 +22,7 @@ from runtime.errors import CutoffError
 
 _LOG = logging.getLogger(__name__)
 _WARM_RUNS = 2
+_MOST_IN_A_ROW = 10  # faults of libraries, after which a new process may do better
 
 
 class Encoding:
@@ -50,6 +51,7 @@ class Encoding:
         self._number, self._deliver, self._ended, self._metrics, self._cv2 = number, deliver, ended, metrics, cv2
         self._budget = EncodeBudget()
         self._complaint = ""
+        self.fault: Exception | None = None  # what ended it before its time
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
 
     def warm_up(self) -> None:
@@ -69,19 +71,24 @@ class Encoding:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        try:
-            while (shot := self._newest.take()) is not None:
-                try:
-                    self._one(shot)
-                except CutoffError as fault:
-                    self._metrics.pictures.labels("failed").inc()
-                    if str(fault) != self._complaint:  # a camera gives the same fault many times a second
-                        self._complaint = str(fault)
-                        _LOG.error("picture not encoded", extra={"fault": self._complaint})
-        except Exception:
-            _LOG.exception("encoding ended")
-        finally:
-            self._ended()
+        in_a_row = 0
+        while in_a_row < _MOST_IN_A_ROW and (shot := self._newest.take()) is not None:
+            try:
+                self._one(shot)
+                in_a_row = 0
+            except CutoffError as fault:
+                self._failed(fault)
+            except Exception as fault:  # a library's: one may pass, many in a row do not
+                in_a_row += 1
+                self._failed(fault)
+                self.fault = fault if in_a_row == _MOST_IN_A_ROW else None
+        self._ended()
+
+    def _failed(self, fault: Exception) -> None:
+        self._metrics.pictures.labels("failed").inc()
+        if str(fault) != self._complaint:  # a camera gives the same fault many times a second
+            self._complaint = str(fault)
+            _LOG.error("picture not encoded", extra={"fault": self._complaint})
 
     def _one(self, shot: Shot) -> None:
         settings = self._settings

@@ -36,6 +36,7 @@ from export.integers import (
     exact_model,
 )
 from export.networks.dense import BLOCK, DenseHyperSynthesis, DenseLayer
+from runtime.errors import UsageError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -187,6 +188,8 @@ def _add_hidden(chain: _Chain, name: str, layer: DenseLayer, source: _Values, la
         blocks = f"{name}.blocks"
         chain.nodes.append(helper.make_node("DepthToSpace", [sums.name], [blocks], blocksize=BLOCK, mode="CRD"))
         sums.name = blocks
+    # A channel whose terms all but cancel has no finer unit than its sums allow.
+    target = np.minimum(target, _finest(sums)[:, None])
     signs = np.array([1.0, -1.0] if paired else [1.0])
     integer = _value_layer(sums, signs, target, 0, highest)
     chain.add(integer, sums.name, name)
@@ -330,6 +333,13 @@ def _add_sums(chain: _Chain, name: str, digits: _Digits, source: str) -> _Sums:
     return _Sums(name, 2.0 ** (place_value + shift - unit).T, limit.T, digits.scale - unit)
 
 
+def _finest(sums: _Sums) -> Integers:
+    """Return the largest exponent that each channel's results may have: int64 (channels,)."""
+    room = np.floor(np.log2(_WHOLE / np.maximum(1.0, (sums.factor * sums.limit).sum(axis=1))))
+    finest: Integers = sums.exponent + room.astype(np.int64)
+    return finest
+
+
 def _value_layer(sums: _Sums, signs: Floats, target: Integers, low: int, high: int) -> IntegerLayer:
     """Return the layer that adds up each channel's digits, with every sign, to integers of 2^-target.
 
@@ -345,7 +355,7 @@ def _value_layer(sums: _Sums, signs: Floats, target: Integers, low: int, high: i
     half = np.floor(2.0 ** (shift - 1.0))
     reach = (np.abs(weight) * sums.limit[:, None, :]).sum(axis=2) + half
     if not reach.max() < ACCUMULATOR:
-        raise ValueError("a result is too fine for the sums that it is made of")
+        raise UsageError("h_s cannot be made exact: its results are too small a part of the sums they are made of")
     return IntegerLayer(
         weight.reshape(-1, count, 1, 1), half.reshape(-1), shift.reshape(-1), channels, low, high, float(reach.max())
     )

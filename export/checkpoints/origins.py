@@ -2,7 +2,8 @@
 
     bmshj2018-hyperprior   CompressAI: scale hyperprior, GDN and 5x5 convolutions
     mbt2018-mean           CompressAI: mean and scale hyperprior
-    dpict                  the authors of CTC: DPICT's networks, CompressAI's names; keys of CRR and CDR are left out
+    dpict                  DPICT's networks, under the names of its authors, or under CompressAI's as the authors of CTC
+                           have them; keys of CRR and CDR, and of a context model that is never run, are left out
     progdtd                the authors of ProgDTD: the scale hyperprior, CompressAI's layers, trained with tail drop
 
 A tensor is either renamed, or turned into what our layer of another form needs (divisive normalisation, the dense
@@ -65,6 +66,8 @@ def networks_of(state: State) -> Imported:
     source = _Source(state)
     if "g_a.0.conv1.weight" in state:
         return _dpict(source)
+    if "g_a.res1.conv1.weight" in state:
+        return _dpict(_Source(state, _as_dpict_spells))
     if "image_analysis.model.0.weight" in state:
         return _progdtd(source)
     if "g_a.0.weight" in state and "h_s.4.weight" in state:
@@ -74,23 +77,27 @@ def networks_of(state: State) -> Imported:
 
 
 class _Source:
-    """Tensors of a checkpoint; notes which are taken, and what is wrong with them."""
+    """Tensors of a checkpoint; notes which are taken, and what is wrong with them.
 
-    def __init__(self, state: State) -> None:
-        self._state = dict(state)
+    Whoever spells CompressAI's names otherwise says so by *spelled*.
+    """
+
+    def __init__(self, state: State, spelled: Callable[[str], str] = str) -> None:
+        self._state, self._spelled = dict(state), spelled
         self._faults: list[str] = []
 
     def has(self, name: str) -> bool:
         """True if there is such a tensor that was not taken."""
-        return name in self._state
+        return self._spelled(name) in self._state
 
     def outputs(self, layer: str) -> int:
         """Return how many channels a convolution gives."""
-        bias = self._state.get(f"{layer}.bias")
+        bias = self._state.get(self._spelled(f"{layer}.bias"))
         return 1 if bias is None else bias.numel()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of *shape* and note that it was taken, or note that there is none and return zeros."""
+        name = self._spelled(name)
         found = self._state.pop(name, None)
         if found is not None and found.shape == shape:
             return found
@@ -224,7 +231,7 @@ def _dpict(source: _Source) -> Imported:
     )
     parameters = [source.arrays(f"entropy_parameters.{index}", 2 * n, 2 * n, 1, 1) for index in (0, 2, 4)]
     prior, median = _prior(source, "entropy_bottleneck", n)
-    left_out = source.finish(r"C[RD]R\d\.")
+    left_out = source.finish(r"C[RD]R\d\.|context_prediction\.")
     layers = [
         DenseLayer(*first, slope=_LEAKY),
         DenseLayer(*second, enlarges=True, slope=_LEAKY),
@@ -251,6 +258,33 @@ def _of_block(name: str, *, enlarges: bool) -> str:
         return f"{'igdn' if enlarges else 'gdn'}.{_GDN[leaf]}"
     second = "conv" if enlarges else "conv2"
     return f"{'conv1' if place == '0' else second}.{leaf}"
+
+
+# DPICT's networks under its authors' names: layers are counted from 1 and say what they are, and what is one part of
+# several (channels that modes share; normalisations, priors) is part 0.
+
+_SPELLED = (
+    (r"^(g_a|g_s)\.(\d)\.(?=conv_[ab]\.)", r"\1.att\2."),
+    (r"^(g_a)\.7\.(?=weight|bias)", r"\1.conv7."),
+    (r"^(g_s)\.9\.0\.", r"\1.conv9.conv."),
+    (r"^(g_a|g_s)\.(\d)\.", r"\1.res\2."),
+    (r"\.conv_([ab])\.(\d)\.conv\.(\d)\.", lambda m: f".res_{m[1]}{int(m[2]) + 1}.conv{int(m[3]) // 2 + 1}."),
+    (r"\.conv_b\.3\.", ".conv_b4."),
+    (r"\.subpel_conv\.0\.", ".subpel_conv.conv."),
+    (r"\.upsample\.0\.", ".subpel.conv."),
+    (r"\.(i?gdn)\.", r".\1.gdn.0."),
+    (r"^(h_a|h_s|entropy_parameters)\.(\d)\.", lambda m: f"{m[1]}.conv{int(m[2]) // 2 + 1}."),
+    (r"^(h_s\.conv[24])\.0\.", r"\1.conv."),
+    (r"^entropy_bottleneck\.", "entropy_bottleneck.0."),
+    (r"^(g_a|g_s)\.(res|att|conv)(\d)\.", lambda m: f"{m[1]}.{m[2]}{int(m[3]) + 1}."),
+)  # in this order; the last one counts from 1
+
+
+def _as_dpict_spells(name: str) -> str:
+    """Return the name that DPICT's authors give to what CompressAI calls *name*."""
+    for theirs, spelled in _SPELLED:
+        name = re.sub(theirs, spelled, name)
+    return name
 
 
 # Layers of another form.

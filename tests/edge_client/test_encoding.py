@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pytest
 
 from edge_client.capture import Newest, Shot
 from edge_client.encoding import Encoding
@@ -94,6 +95,27 @@ def test_picture_that_cannot_be_encoded_does_not_end_it(settings: Callable[..., 
     assert one.encoding.join(SAFETY_S)
     assert one.count("failed") == 1
     assert len(one.frames) == 1
+    assert one.ended == [True]
+
+
+def test_library_that_fails_again_and_again_ends_it(
+    settings: Callable[..., EdgeSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One fault passes; ten in a row are for a new process, and are kept as the reason."""
+    one = bench(settings)
+    faults = iter([RuntimeError("device lost"), None, *[RuntimeError("device gone")] * 10])
+
+    def fail(shot: Shot) -> None:
+        fault = next(faults)
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(one.encoding, "_one", fail)
+    monkeypatch.setattr(one.newest, "take", now)
+    one.encoding.start()
+    assert one.encoding.join(SAFETY_S)
+    assert str(one.encoding.fault) == "device gone"
+    assert one.count("failed") == 11
     assert one.ended == [True]
 
 

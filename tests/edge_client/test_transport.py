@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +224,43 @@ def test_nonsense_of_the_server_ends_the_connection_with_a_fault() -> None:
         assert double.faults[0].code == "malformed"
 
     with_double(work)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that only itself vouches for, with its key in the same file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run(
+        [openssl, "req", *kind, *subject, "-keyout", path, "-out", path.with_suffix(".crt")],
+        check=True,
+        capture_output=True,
+    )
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_tls_connects_to_whom_it_trusts(certificate: Path, trusted: bool) -> None:
+    """With the certificate in ca_file the hello goes out; without, no byte of the token does."""
+
+    async def run() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        async with ingest_double(tls=context) as double:
+            client = Client(double.url, ca_file=certificate.with_suffix(".crt") if trusted else None)
+            running = asyncio.ensure_future(client.transport.run())
+            await client.until(lambda: client.dispatch.online or len(client.pauses) >= 2)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert bool(double.hellos) == trusted
+            assert bool(client.pauses) != trusted
+
+    asyncio.run(run())
 
 
 def test_pauses_double_up_to_the_most_and_are_shared_out() -> None:

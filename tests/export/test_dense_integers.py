@@ -19,6 +19,7 @@ from export.integers import MU, Head, IntegerInput
 from export.networks.dense import DenseHyperSynthesis, DenseLayer, convolution_of_transposed, joined
 from export.networks.entropy import LOG_STEP, SIGMA_MIN
 from export.tables import level_sigmas
+from runtime.errors import UsageError
 
 Z, Y, LIMIT = 6, 10, 13
 SPEC = GraphSpec("h_s", "", True, ("z_hat",), ("mu", "sigma_code"), None)
@@ -127,3 +128,26 @@ def test_two_layers_without_activation_are_one() -> None:
     pairs = [(one.weight.detach(), one.bias.detach()) for one in (first, second)]
     x = torch.randn(1, 4, 6, 5)
     torch.testing.assert_close(DenseLayer(*joined(*pairs))(x), second(first(x)), atol=1e-5, rtol=0)
+
+
+def test_terms_that_all_but_cancel_get_the_finest_unit_that_fits() -> None:
+    """Results far below the sums that they are made of: coarser than wished for, proved nevertheless."""
+    net = network(0.01)
+    first, second = net.layers[0].conv, net.layers[1].conv
+    with torch.no_grad():
+        first.weight[4:8] = first.weight[:4] * (1 + 1e-5)  # the second channel after enlarging is nearly the first
+        first.bias[4:8] = first.bias[:4]
+        second.weight.zero_()
+        second.weight[:, 0], second.weight[:, 1] = 1.0, -1.0
+        second.bias.zero_()
+    model, claims, _ = exported(net)
+    assert prove(read_exact_graph(model), {"z_hat": np.full(Z, LIMIT)}).keys() == claims.keys()
+
+
+def test_heads_that_no_sum_can_give_are_refused() -> None:
+    """mu has one unit everywhere: a last layer whose sums are too coarse for it is one clear error."""
+    net = network(0.01)
+    with torch.no_grad():
+        net.layers[-1].conv.weight.mul_(1e4)
+    with pytest.raises(UsageError, match="cannot be made exact"):
+        exported(net)

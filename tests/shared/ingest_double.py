@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -76,15 +77,18 @@ class IngestDouble:
     chunks: list[tuple[int, int, int]] = field(default_factory=list)  # sequence, offset, size, in order of arrival
     order: list[int] = field(default_factory=list)  # sequence numbers of openings
     port: int = 0
+    tls: ssl.SSLContext | None = None
     _server: Server | None = None
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
+        return f"{'wss' if self.tls else 'ws'}://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
         """Listen; on the same port as before, if there was one."""
-        self._server = await serve(self._client, "127.0.0.1", self.port, subprotocols=[Subprotocol(SUBPROTOCOL)])
+        self._server = await serve(
+            self._client, "127.0.0.1", self.port, subprotocols=[Subprotocol(SUBPROTOCOL)], ssl=self.tls
+        )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
     async def stop(self) -> None:
