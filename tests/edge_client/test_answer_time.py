@@ -24,9 +24,9 @@ def test_bytes_that_were_used_came_early_enough() -> None:
     """The last arrived 0.05 s before the deadline: the estimate falls a little, never to nothing."""
     one = AnswerTime(0.1)
     answer(one, [(1000, 0.5), (2000, 0.95)], used=2000)
-    assert one.seconds == pytest.approx(0.1 - 0.02 * 0.07)
+    assert one.seconds == pytest.approx(0.1 - 0.02 * 0.095)
     for _ in range(1000):
-        answer(one, [(1000, 2.0)], used=1000)
+        answer(one, [(1000, 0.999)], used=1000)
     assert one.seconds == pytest.approx(0.005)
 
 
