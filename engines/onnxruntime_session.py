@@ -12,6 +12,7 @@ from engines.engine import Tensor, check_inputs, check_ports
 from engines.errors import EngineError
 from engines.manifest import GraphSpec
 from engines.onnxruntime_options import CPU, SessionSettings
+from engines.tiles import is_large
 
 
 def import_onnxruntime() -> Any:
@@ -62,12 +63,18 @@ class OnnxRuntimeEngine:
             [one.name for one in self._session.get_outputs()],
         )
         self._spec = spec
+        # A run on a large picture gives back what its feature maps took; others keep it for the next run.
+        self._frugal = ort.RunOptions()
+        if wanted == CPU:
+            self._frugal.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`."""
         check_inputs(self._spec, inputs)
         try:
-            outputs: Sequence[Tensor] = self._session.run(None, dict(zip(self._spec.inputs, inputs, strict=True)))
+            named = dict(zip(self._spec.inputs, inputs, strict=True))
+            options = self._frugal if is_large(inputs, self._spec.tiling) else None
+            outputs: Sequence[Tensor] = self._session.run(None, named, options)
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs

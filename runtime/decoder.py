@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runtime.deadline import Deadline
 from runtime.entropy.plan import Step
 from runtime.errors import Incomplete, LimitExceeded, ModelMismatch, StreamError
@@ -318,11 +321,15 @@ class Decoder:
 
     def _run_passes(self, known: Reconstruction, passes: list[Pass]) -> Image:
         tensors = dict(known.tensors)
-        for one in passes:
+        *before, last = passes
+        for one in before:
             self._check_time()
             with self._timed(one.role):
                 (tensors[one.output],) = self._model.run(one.role, *(tensors[name] for name in one.inputs))
-        return self._image(tensors[passes[-1].output])
+        self._check_time()
+        with self._timed(last.role):
+            x = self._model.picture(last.role, *(tensors[name] for name in last.inputs))
+        return self._image(x)
 
     def _run_preview(self, known: Reconstruction) -> Image:
         one = known.preview
@@ -334,7 +341,7 @@ class Decoder:
             x = enlarged(small, _PREVIEW_FACTOR, header.height, header.width)
         return self._image(x)
 
-    def _image(self, x: Tensor) -> Image:
+    def _image(self, x: Tensor | NDArray[np.uint8]) -> Image:
         header = self._parser.header
         assert header is not None
         with self._timed("finish"):

@@ -15,17 +15,17 @@ from engines.engine import Progress
 from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
-from engines.tiles import run_in_tiles
+from engines.tiles import TILE_SIDE, Source, fits_a_tile, run_in_tiles
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
 from runtime.entropy.tables import Tables
 from runtime.errors import BundleError
 from runtime.families import FAMILIES
 from runtime.families.base import Tensor
+from runtime.picture import levels
 from runtime.stream import Limits
 
 TABLES = "tables/entropy.npz"
-TILE_SIDE = 2048  # pixels; larger pictures go through the networks in tiles, to bound the memory of feature maps
 _CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
 
 
@@ -76,10 +76,22 @@ class Model:
         )
         self.costs.load(self._costs_path)
 
-    def run(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source) -> Sequence[Tensor]:
         """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows."""
         engine, tiling = self.engine(role), self.bundle.graphs[role].tiling
-        return engine.run(*inputs) if tiling is None else run_in_tiles(engine.run, inputs, tiling, TILE_SIDE)
+        if tiling is None:
+            return engine.run(*map(np.asarray, inputs))
+        return run_in_tiles(engine.run, inputs, tiling, TILE_SIDE)
+
+    def picture(self, role: str, *inputs: Source) -> Tensor | NDArray[np.uint8]:
+        """Run the last graph of a picture; what is larger than a tile comes as levels, a quarter of the memory."""
+        tiling = self.bundle.graphs[role].tiling
+        if tiling is None or fits_a_tile(inputs, tiling, TILE_SIDE):
+            (x,) = self.run(role, *inputs)
+            return x
+        engine = self.engine(role)
+        (image,) = run_in_tiles(lambda *tile: [levels(*engine.run(*tile))], inputs, tiling, TILE_SIDE)
+        return image
 
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the elements of *field* that have a trit at *place*, in coding order, and their rows."""
