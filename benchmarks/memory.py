@@ -1,6 +1,6 @@
 """Peak memory of encoding and of decoding, by size of the picture, each in a process of its own.
 
-    python benchmarks/memory.py PICTURE --json benchmarks/results/memory.json
+    python benchmarks/memory.py PICTURE --json benchmarks/results/memory.json --readme README.md
 
 PICTURE is repeated, mirrored at every seam, until it fills a size. Counted is the peak resident set (VmHWM) of a
 process that opens the bundle and encodes one uint8 array, the array included, or decodes one whole stream. The first
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from readme import markdown, replace_table
 from timing import machine, read_pictures
 
 from engines.bundle import shipped_bundles
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--coder", default="auto")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path, help="file whose table to replace")
     arguments = parser.parse_args()
     settings = [str(arguments.threads), arguments.coder]
     bundles: dict[str, dict[str, dict[str, float]]] = {}
@@ -56,6 +58,19 @@ def main() -> None:
     print(text)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
+    table = memory_table(bundles, arguments.size)
+    print(table)
+    if arguments.readme is not None:
+        replace_table(arguments.readme, "memory", "memory.py", table)
+
+
+def memory_table(bundles: dict[str, dict[str, dict[str, float]]], sizes: list[str]) -> str:
+    """Return README's table: peak memory of encoding and decoding, by size."""
+    rows = [
+        [f"`{bundle}`", *(f"{found[size]['encode_mb']:.0f} / {found[size]['decode_mb']:.0f}" for size in sizes)]
+        for bundle, found in bundles.items()
+    ]
+    return markdown(["encode / decode, MB", *sizes], rows)
 
 
 def mirrored(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Times of encoding and decoding beside CompressAI's mbt2018-mean and JPEG 2000: same pictures, same run, same threads.
 
-    python benchmarks/peers.py PICTURES... --json benchmarks/results/peers.json
+    python benchmarks/peers.py PICTURES... --json benchmarks/results/peers.json --readme README.md
 
 Needs torch and CompressAI (`make test` installs both). All codecs take a uint8 array to bytes and back, warm, in one
 process, on one picture after the other; the median over pictures of the median over repetitions. cutoff runs with its
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from readme import markdown, replace_table
 from timing import machine, median_ms, medians, read_pictures
 
 from runtime import Codec
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path, help="file whose table to replace")
     arguments = parser.parse_args()
     images = read_pictures(arguments.pictures)
     with Codec.open(arguments.bundle, coder="compiled") as codec:
@@ -69,6 +71,30 @@ def main() -> None:
     print(text)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
+    table = peer_table(report["threads"])
+    print(table)
+    if arguments.readme is not None:
+        replace_table(arguments.readme, "peers", "peers.py", table)
+
+
+def peer_table(by_threads: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Return README's table: milliseconds by codec and threads."""
+    names = {
+        "cutoff": "cutoff, compiled coder",
+        "compressai": "CompressAI mbt2018-mean",
+        "jpeg2000": "JPEG 2000 (OpenJPEG, 38 layers; always one thread)",
+    }
+    header = [f"{way}, {n} thread{'s' * (n != '1')}, ms" for way in ("encode", "decode") for n in by_threads]
+    rows = [
+        [name, *(f"{found[codec][f'{way}_ms']:.0f}" for way in ("encode", "decode") for found in by_threads.values())]
+        for codec, name in names.items()
+    ]
+    ratios = [
+        f"{found['times_faster_than_compressai'][way]:.1f}"
+        for way in ("encode", "decode")
+        for found in by_threads.values()
+    ]
+    return markdown(["codec", *header], [*rows, ["cutoff is faster than CompressAI, times", *ratios]])
 
 
 def times(
