@@ -63,21 +63,25 @@ class OnnxRuntimeEngine:
             [one.name for one in self._session.get_outputs()],
         )
         self._spec = spec
-        # A run on a large picture gives back what its feature maps took; others keep it for the next run.
-        self._frugal = ort.RunOptions()
-        if wanted == CPU:
-            self._frugal.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._ort = ort if wanted == CPU else None
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`."""
         check_inputs(self._spec, inputs)
         try:
             named = dict(zip(self._spec.inputs, inputs, strict=True))
-            options = self._frugal if is_large(inputs, self._spec.tiling) else None
-            outputs: Sequence[Tensor] = self._session.run(None, named, options)
+            outputs: Sequence[Tensor] = self._session.run(None, named, *self._options(inputs))
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs
+
+    def _options(self, inputs: Sequence[Tensor]) -> list[Any]:
+        """Let a run on a large picture give back what its feature maps took; others keep it for the next run."""
+        if self._ort is None or not is_large(inputs, self._spec.tiling):
+            return []
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return [options]
 
     def close(self) -> None:
         """Free the session."""
