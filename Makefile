@@ -23,7 +23,7 @@ SOAK ?= --cameras 8 --minutes 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo figures test test-arm faults soak fuzz fuzz-keep lint types format clean
+.PHONY: demo figures speed test test-arm faults soak fuzz fuzz-keep lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo --live $(if $(SOURCE),--source $(SOURCE))
@@ -33,6 +33,13 @@ demo: $(VENV)/.demo
 figures: $(VENV)/.eval
 	PYTHONPATH=. $(BIN)/python benchmarks/figures.py --kodak $(KODAK) --classify $(CLASSIFY) \
 	  $(if $(CURVES),--curves $(CURVES)) --out figures --readme README.md
+
+# README's tables of speed and memory: make speed PICTURES=folder; half an hour on an otherwise idle machine.
+speed: $(VENV)/.dev
+	PYTHONPATH=. $(BIN)/python benchmarks/speed.py $(PICTURES) --json benchmarks/results/speed.json --readme README.md
+	PYTHONPATH=. $(BIN)/python benchmarks/peers.py $(PICTURES) --json benchmarks/results/peers.json --readme README.md
+	PYTHONPATH=. $(BIN)/python benchmarks/memory.py $(firstword $(wildcard $(PICTURES:=/*.png)) $(PICTURES)) \
+	  --json benchmarks/results/memory.json --readme README.md
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q

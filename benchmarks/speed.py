@@ -1,36 +1,54 @@
-"""Time and memory of encoding and decoding, beside JPEG 2000 in the same run.
+"""Time of encoding and decoding, whole and by stage, and of the entropy path alone.
 
-    python benchmarks/speed.py PICTURES... --json benchmarks/results/speed.json
+    python benchmarks/speed.py PICTURES... --json benchmarks/results/speed.json --readme README.md
 
 Timed: from a uint8 array to stream bytes and back, warm, one process; the median over pictures of the median over
-repetitions. JPEG 2000 is OpenJPEG through Pillow, 38 quality layers, to and from memory. Memory is the peak resident
-set of a fresh process that opens the bundle, encodes one picture and decodes it.
+repetitions. README's table is of stages by engine, with the compiled coder; engines that were not run stay so.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from readme import markdown, replace_table
+from timing import machine, median_ms, medians, read_pictures
 
+from engines.backends import ENGINES
+from engines.engine import Tensor
+from engines.tiles import Source
 from runtime import Codec
 from runtime.entropy.choose import installed_coders
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import TOTAL_BITS
 from runtime.stream import StreamParser
 
-LAYERS = tuple(0.05 * 1.1**i for i in range(38))
+# What is shown: a stage, and whether it is timed while encoding or decoding.
+STAGES = (
+    ("picture to tensor", "encode", "prepare"),
+    ("g_a", "encode", "g_a"),
+    ("h_a", "encode", "h_a"),
+    ("h_s", "encode", "h_s"),
+    ("entropy coding, plan included", "encode", "entropy"),
+    ("**encode**", "encode", "total"),
+    ("head segment", "decode", "head"),
+    ("h_s, and sigma levels by table", "decode", "side"),
+    ("entropy decoding, plan included", "decode", "entropy"),
+    ("reconstruct from tables", "decode", "reconstruct"),
+    ("g_s", "decode", "g_s"),
+    ("tensor to picture (finish)", "decode", "finish"),
+    ("**decode a whole stream**", "decode", "total"),
+    ("preview, in place of g_s", "preview", "preview"),
+)
 
 
 def main() -> None:
@@ -41,46 +59,87 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path, help="file whose table to replace")
     arguments = parser.parse_args()
-    files = [f for p in arguments.pictures for f in (sorted(p.glob("*.png")) if p.is_dir() else [p])]
-    images = [np.array(Image.open(f).convert("RGB")) for f in files]
+    images = read_pictures(arguments.pictures)
+    coders = installed_coders()
     report = {
-        "machine": {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__},
+        "machine": machine(),
         "pictures": len(images),
         "bundle": arguments.bundle,
-        "threads": {
-            str(threads): codec_times(arguments.bundle, images, threads, arguments.repeat)
-            for threads in arguments.threads
+        "codec": {
+            coder: {
+                str(threads): codec_times(arguments.bundle, images, threads, arguments.repeat, coder)
+                for threads in arguments.threads
+            }
+            for coder in coders
         },
-        "entropy": {
-            coder: entropy_times(arguments.bundle, images, arguments.repeat, coder) for coder in installed_coders()
-        },
-        "jpeg2000": jpeg2000_times(images, arguments.repeat),
-        "peak_mb": peak_memory_mb(arguments.bundle, files[0]),
+        "entropy": {coder: entropy_times(arguments.bundle, images, arguments.repeat, coder) for coder in coders},
         "import_s": import_seconds(),
     }
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n")
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    table = stage_table(report["codec"][coders[-1]])
+    print(table)
+    if arguments.readme is not None:
+        replace_table(arguments.readme, "stages", "speed.py", table)
 
 
-def codec_times(bundle: str, images: list[NDArray[np.uint8]], threads: int, repeat: int) -> dict[str, float]:
-    """Return milliseconds of whole encodes and decodes, and of their stages."""
+def stage_table(by_threads: dict[str, dict[str, float]]) -> str:
+    """Return README's table: milliseconds of every stage, by engine."""
+    others = [f"`{name}`" for name in ENGINES if name not in ("auto", "cpu")]
+    columns = [f"`cpu`, {n} thread{'s' * (n != '1')}, ms" for n in by_threads]
+    rows = [
+        [label, *(f"{times[f'{way}_{stage}_ms']:.1f}" for times in by_threads.values()), *["not run yet"] * len(others)]
+        for label, way, stage in STAGES
+        if all(f"{way}_{stage}_ms" in times for times in by_threads.values())
+    ]
+    return markdown(["stage", *columns, *others], rows)
+
+
+def codec_times(
+    bundle: str, images: list[NDArray[np.uint8]], threads: int, repeat: int, coder: str
+) -> dict[str, float]:
+    """Return milliseconds of whole encodes and decodes ("total"), and of their stages."""
     rows = []
-    with Codec.open(bundle, threads=threads) as codec:
+    with Codec.open(bundle, threads=threads, coder=coder) as codec:
+        networks = _Networks(codec)
         for image in images:
             stream = codec.encode(image).stream
             codec.decode(stream)
-            row = {
-                "encode_ms": _median_ms(lambda image=image: codec.encode(image), repeat),
-                "decode_ms": _median_ms(lambda stream=stream: codec.decode(stream), repeat),
-            }
-            picture = codec.decode(stream)
-            row |= {f"decode_{stage}_ms": value for stage, value in picture.timings.items() if stage != "total"}
-            rows.append(row)
-    return _medians(rows)
+            runs: list[dict[str, float]] = []
+            for _ in range(repeat):
+                networks.ms.clear()
+                encoding = codec.encode(image)
+                row = {f"encode_{stage}_ms": ms for stage, ms in {**encoding.timings, **networks.ms}.items()}
+                started = time.perf_counter()
+                decoded = codec.decode(stream)
+                row |= {f"decode_{stage}_ms": ms for stage, ms in decoded.timings.items()}
+                row["decode_total_ms"] = 1000 * (time.perf_counter() - started)
+                decoder = codec.decoder()
+                decoder.feed(stream)
+                decoder.preview()
+                runs.append(row | {"preview_preview_ms": decoder.finish().timings["preview"]})
+            rows.append(medians(runs))
+    return medians(rows)
+
+
+class _Networks:
+    """Keeps how long each graph of a codec ran; those of one role together."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.ms: dict[str, float] = defaultdict(float)
+        self._run = codec.model.run
+        codec.model.family.run = self.run  # type: ignore[attr-defined]
+
+    def run(self, role: str, *inputs: Source) -> Sequence[Tensor]:
+        started = time.perf_counter()
+        outputs = self._run(role, *inputs)
+        self.ms[role] += 1000 * (time.perf_counter() - started)
+        return outputs
 
 
 def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, coder: str) -> dict[str, float]:
@@ -125,7 +184,7 @@ def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, cod
                 bits += float((TOTAL_BITS - np.log2(frequencies.astype(np.float64))).sum())
                 trits += len(step)
                 step.receive(digits)
-            encode_ms, decode_ms = _median_ms(encode, repeat), _median_ms(decode, repeat)
+            encode_ms, decode_ms = median_ms(encode, repeat), median_ms(decode, repeat)
             rows.append(
                 {
                     "encode_ms": encode_ms,
@@ -137,46 +196,7 @@ def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, cod
                     "overhead_percent": 100 * (8 * len(code) / bits - 1),
                 }
             )
-    return _medians(rows)
-
-
-def jpeg2000_times(images: list[NDArray[np.uint8]], repeat: int) -> dict[str, float]:
-    """Return milliseconds of OpenJPEG with quality layers."""
-    rows = []
-    for image in images:
-
-        def encode(image: NDArray[np.uint8] = image) -> bytes:
-            buffer = io.BytesIO()
-            ratios = [24 / bpp for bpp in LAYERS]
-            Image.fromarray(image).save(
-                buffer, "JPEG2000", quality_mode="rates", quality_layers=ratios, irreversible=True, mct=1
-            )
-            return buffer.getvalue()
-
-        code = encode()
-        rows.append(
-            {
-                "encode_ms": _median_ms(encode, repeat),
-                "decode_ms": _median_ms(lambda code=code: np.array(Image.open(io.BytesIO(code))), repeat),
-            }
-        )
-    return _medians(rows)
-
-
-def peak_memory_mb(bundle: str, picture: Path) -> float:
-    """Return the peak resident memory of a process that encodes and decodes one picture, in MB."""
-    script = (
-        "import resource, sys, numpy as np\n"
-        "from PIL import Image\n"
-        "from runtime import Codec\n"
-        "codec = Codec.open(sys.argv[1])\n"
-        "codec.decode(codec.encode(np.array(Image.open(sys.argv[2]).convert('RGB'))).stream)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, bundle, str(picture)], capture_output=True, text=True, check=True
-    )
-    return round(float(done.stdout), 1)
+    return medians(rows)
 
 
 def import_seconds() -> float:
@@ -187,27 +207,6 @@ def import_seconds() -> float:
         for _ in range(5)
     ]
     return round(statistics.median(times), 4)
-
-
-def _median_ms(action: Callable[[], object], repeat: int) -> float:
-    times = []
-    for _ in range(repeat):
-        started = time.perf_counter()
-        action()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
-
-
-def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from engines.engine import Tensor, check_inputs, check_ports
 from engines.errors import EngineError, OutOfTime
 from engines.manifest import GraphSpec
 from engines.onnxruntime_options import CPU, SessionSettings
+from engines.tiles import is_large
 from engines.watchdog import WATCHDOG
 
 
@@ -63,6 +64,7 @@ class OnnxRuntimeEngine:
             [one.name for one in self._session.get_outputs()],
         )
         self._spec = spec
+        self._ort = ort if wanted == CPU else None
 
     def run(self, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`."""
@@ -89,10 +91,18 @@ class OnnxRuntimeEngine:
         check_inputs(self._spec, inputs)
         try:
             feeds = dict(zip(self._spec.inputs, inputs, strict=True))
-            outputs: Sequence[Tensor] = self._session.run(None, feeds, options)
+            outputs: Sequence[Tensor] = self._session.run(None, feeds, self._options(inputs, options))
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs
+
+    def _options(self, inputs: Sequence[Tensor], options: Any) -> Any:
+        """Let a run on a large picture give back what its feature maps took; others keep it for the next run."""
+        if self._ort is None or not is_large(inputs, self._spec.tiling):
+            return options
+        options = self._ort.RunOptions() if options is None else options
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def close(self) -> None:
         """Free the session."""

@@ -3,6 +3,9 @@
 A tile is read with as much around it as the graph can see, and the middle of its result is kept. No seam can show:
 convolutions see the same neighbours as in one run, and zeros beyond the picture's edge only. Exact graphs give the
 same bits either way.
+
+What goes in need not exist as a whole: `Windows` are made tile by tile, as a picture's float32 values take four times
+the memory of its bytes.
 """
 
 from __future__ import annotations
@@ -10,14 +13,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.engine import Tensor
 from engines.errors import BundleError
 from engines.manifest import Tiling
 
-Run = Callable[..., Sequence[Tensor]]
+TILE_SIDE = 2048  # pixels; larger pictures go through the networks in tiles, to bound the memory of feature maps
+
+Run = Callable[..., Sequence[NDArray[Any]]]
+
+
+class Source(Protocol):
+    """What a graph can be given: a tensor, or windows of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, H, W)."""
+        ...
+
+    def __array__(self) -> NDArray[np.float32]:
+        """Return all of it."""
+        ...
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> Tensor:
+        """Return a part; of the four slices the first two are whole."""
+        ...
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A float32 tensor that is made where it is looked at; see `Source`.
+
+    Attributes:
+        shape: (B, C, H, W).
+        make: (rows, columns) -> all of B and C there, C-contiguous; both slices have start and stop and lie inside.
+    """
+
+    shape: tuple[int, ...]
+    make: Callable[[slice, slice], Tensor]
+
+    def __getitem__(self, window: tuple[slice, ...]) -> Tensor:
+        return self.make(window[2], window[3])
+
+    def __array__(self, dtype: object = None, copy: object = None) -> NDArray[np.float32]:
+        return self.make(slice(0, self.shape[2]), slice(0, self.shape[3]))
 
 
 @dataclass(frozen=True)
@@ -37,22 +80,36 @@ class _Span:
         return slice(int(self.keep.start * scale), int(self.keep.stop * scale))
 
 
-def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels: int) -> Sequence[Tensor]:
+def fits_a_tile(inputs: Sequence[Source], tiling: Tiling, side_pixels: int) -> bool:
+    """True if `run_in_tiles` makes one run of *inputs*."""
+    return max(inputs[0].shape[2:]) <= _side(tiling, side_pixels)
+
+
+def _side(tiling: Tiling, side_pixels: int) -> int:
+    return max(1, side_pixels // (tiling.pixels * tiling.multiple)) * tiling.multiple
+
+
+def is_large(inputs: Sequence[Source], tiling: Tiling | None) -> bool:
+    """True for inputs that are more of a picture than a tile without its surroundings."""
+    return tiling is not None and inputs[0].shape[2] * inputs[0].shape[3] * tiling.pixels**2 > TILE_SIDE**2
+
+
+def run_in_tiles(run: Run, inputs: Sequence[Source], tiling: Tiling, side_pixels: int) -> Sequence[NDArray[Any]]:
     """Return what *run* gives for *inputs*: in one run where they are no larger than a tile.
 
     Args:
         run: takes and returns float32 (B, C, H, W); all inputs have one height and width, in multiples of
-            `tiling.multiple`, and outputs a fixed ratio of them.
+            `tiling.multiple`, and outputs a fixed ratio of them. What it returns may have any type of values.
         side_pixels: height and width of a tile, without its surroundings, in pixels of the picture.
 
     Raises:
         BundleError: the outputs are no fixed ratio of the inputs.
     """
+    if fits_a_tile(inputs, tiling, side_pixels):
+        return run(*map(np.asarray, inputs))
     height, width = inputs[0].shape[2:]
-    side = max(1, side_pixels // (tiling.pixels * tiling.multiple)) * tiling.multiple
-    if height <= side and width <= side:
-        return run(*inputs)
-    outputs: list[Tensor] = []
+    side = _side(tiling, side_pixels)
+    outputs: list[NDArray[Any]] = []
     for rows in _spans(height, side, tiling):
         for columns in _spans(width, side, tiling):
             parts = run(*(np.ascontiguousarray(one[:, :, rows.read, columns.read]) for one in inputs))
@@ -60,7 +117,7 @@ def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels
             if not outputs:
                 sizes = [(int(height * scale), int(width * scale)) for scale in scales]
                 outputs = [
-                    np.empty((*part.shape[:2], *size), np.float32) for part, size in zip(parts, sizes, strict=True)
+                    np.empty((*part.shape[:2], *size), part.dtype) for part, size in zip(parts, sizes, strict=True)
                 ]
             for output, part, scale in zip(outputs, parts, scales, strict=True):
                 kept = part[:, :, rows.kept_of_result(scale), columns.kept_of_result(scale)]
@@ -73,7 +130,7 @@ def run_in_tiles(run: Run, inputs: Sequence[Tensor], tiling: Tiling, side_pixels
     return outputs
 
 
-def _scale(part: Tensor, rows: slice, columns: slice) -> Fraction:
+def _scale(part: NDArray[Any], rows: slice, columns: slice) -> Fraction:
     """Return by how much *part* is larger than the rows and columns that it was made of."""
     height, width = rows.stop - rows.start, columns.stop - columns.start
     if part.ndim != 4 or part.shape[2] * width != part.shape[3] * height:

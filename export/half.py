@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from engines.bundle import Bundle, GraphSpec
 from engines.half import LARGEST_HALF, half_graph
 from engines.onnx_file import Graph, Node, read_graph
+from engines.tiles import Source
 from export.bundle_writer import BundleContent, write_bundle
 from export.training.config import TrainingSettings
 from runtime.codec import Codec
@@ -115,11 +116,12 @@ class _Substituting(Model):
         self._instead = instead
         super().__init__(bundle, "auto", 1, Limits())
 
-    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
-        self.seen[role].append(inputs)
+    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+        tensors = tuple(map(np.asarray, inputs))
+        self.seen[role].append(tensors)
         if role in self._instead:
-            return self._instead[role].run(*inputs)
-        return super().run(role, *inputs, until=until)
+            return self._instead[role].run(*tensors)
+        return super().run(role, *tensors, until=until)
 
 
 def offer_half(content: BundleContent, settings: TrainingSettings, pictures: list[torch.Tensor]) -> None:

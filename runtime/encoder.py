@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import TILE_SIDE
 from runtime.entropy.tables import MEAN_UNIT
 from runtime.errors import LimitExceeded
 from runtime.model import Model
-from runtime.picture import Image, check_image, tensor_from_image
+from runtime.picture import Image, check_image, source_from_image
 from runtime.stream import Header, framed_bytes, write_stream
 
 _PORTION = 1 << 14  # trits between two points of the value curve
@@ -60,7 +61,7 @@ def encode(model: Model, image: Image) -> Encoding:
     started = time.perf_counter()
     check_image(image, model.limits.pixels)
     height, width = image.shape[:2]
-    x = tensor_from_image(image, model.family.stride)
+    x = source_from_image(image, model.family.stride, TILE_SIDE**2)
     prepared = time.perf_counter()
     latents = model.family.analyse(x)
     analysed = time.perf_counter()

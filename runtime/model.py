@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from engines.engine import Progress
 from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
-from engines.tiles import run_in_tiles
+from engines.tiles import TILE_SIDE, Source, fits_a_tile, run_in_tiles
 from runtime.deadline import Clock
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
@@ -24,10 +24,10 @@ from runtime.entropy.tables import Tables
 from runtime.errors import BundleError
 from runtime.families import FAMILIES
 from runtime.families.base import Tensor
+from runtime.picture import levels
 from runtime.stream import Limits
 
 TABLES = "tables/entropy.npz"
-TILE_SIDE = 2048  # pixels; larger pictures go through the networks in tiles, to bound the memory of feature maps
 _CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
 
 
@@ -81,18 +81,35 @@ class Model:
         )
         self.costs.load(self._costs_path)
 
-    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
         """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows.
 
         Raises:
             OutOfTime: the run was not over at *until*, an instant on `clock`, and the engine could give it up.
         """
-        engine, tiling = self.engine(role), self.bundle.graphs[role].tiling
+        run, tiling = self._runner(role, until), self.bundle.graphs[role].tiling
+        if tiling is None:
+            return run(*map(np.asarray, inputs))
+        return run_in_tiles(run, inputs, tiling, TILE_SIDE)
 
-        def run(*parts: Tensor) -> Sequence[Tensor]:
-            return engine.run(*parts, within_s=None if until is None else until - self.clock())
+    def picture(self, role: str, *inputs: Source, until: float | None = None) -> Tensor | NDArray[np.uint8]:
+        """Run the last graph of a picture; what is larger than a tile comes as levels, a quarter of the memory."""
+        tiling = self.bundle.graphs[role].tiling
+        if tiling is None or fits_a_tile(inputs, tiling, TILE_SIDE):
+            (x,) = self.run(role, *inputs, until=until)
+            return x
+        run = self._runner(role, until)
+        (image,) = run_in_tiles(lambda *tile: [levels(*run(*tile))], inputs, tiling, TILE_SIDE)
+        return image
 
-        return run(*inputs) if tiling is None else run_in_tiles(run, inputs, tiling, TILE_SIDE)
+    def _runner(self, role: str, until: float | None) -> Callable[..., Sequence[Tensor]]:
+        """Return what runs the graph of *role* once, if it is over at *until*."""
+        engine = self.engine(role)
+
+        def run(*tensors: Tensor) -> Sequence[Tensor]:
+            return engine.run(*tensors, within_s=None if until is None else until - self.clock())
+
+        return run
 
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the elements of *field* that have a trit at *place*, in coding order, and their rows."""

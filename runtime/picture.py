@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Source, Windows
 from runtime.errors import LimitExceeded, PictureError
 from runtime.families.base import Tensor
 
 Image = NDArray[np.uint8]
 LONGEST_SIDE = 65_535
+_BAND_PIXELS = 1 << 16  # converted at a time, so that what is in between stays in the cache
 
 
 def check_image(image: Image, most_pixels: int) -> None:
@@ -35,10 +39,28 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return -(-height // stride) * stride, -(-width // stride) * stride
 
 
+def source_from_image(image: Image, stride: int, most_pixels: int) -> Source:
+    """Return what `tensor_from_image` returns; of more than *most_pixels* pixels made window by window."""
+    height, width = padded_size(image.shape[0], image.shape[1], stride)
+    if height * width <= most_pixels:
+        return tensor_from_image(image, stride)
+
+    def make(rows: slice, columns: slice) -> Tensor:
+        # Padding repeats the last row and column, also where a window holds nothing else.
+        top, left = min(rows.start, image.shape[0] - 1), min(columns.start, image.shape[1] - 1)
+        part = image[top : rows.stop, left : columns.stop]
+        return _filled(part, rows.stop - rows.start, columns.stop - columns.start)
+
+    return Windows((1, 3, height, width), make)
+
+
 def tensor_from_image(image: Image, stride: int) -> Tensor:
     """Return *image* as float32 (1, 3, H, W) in 0..1, its last row and column repeated up to multiples of *stride*."""
+    return _filled(image, *padded_size(image.shape[0], image.shape[1], stride))
+
+
+def _filled(image: Image, full_height: int, full_width: int) -> Tensor:
     height, width = image.shape[:2]
-    full_height, full_width = padded_size(height, width, stride)
     x = np.empty((1, 3, full_height, full_width), np.float32)
     planes = image.transpose(2, 0, 1) if image.ndim == 3 else image[None]
     np.multiply(planes, np.float32(1 / 255), out=x[0, :, :height, :width])
@@ -47,16 +69,30 @@ def tensor_from_image(image: Image, stride: int) -> Tensor:
     return x
 
 
-def image_from_tensor(x: Tensor, height: int, width: int, *, grey: bool) -> Image:
-    """Return the upper left of *x*, float32 (1, 3, H, W) about 0..1, as uint8 (height, width, 3) or (height, width)."""
-    inside = x[0, :, :height, :width]
-    if grey:
-        inside = inside.mean(axis=0, keepdims=True)
-    levels = inside * np.float32(255)
-    levels += np.float32(0.5)
-    np.clip(levels, 0, 255, out=levels)  # the conversion cuts off, so that 255.5 would wrap
-    image = levels.astype(np.uint8)
-    return image[0] if grey else np.ascontiguousarray(image.transpose(1, 2, 0))
+def image_from_tensor(x: Tensor | NDArray[np.uint8], height: int, width: int, *, grey: bool) -> Image:
+    """Return the upper left of *x* as uint8 (height, width, 3) or (height, width).
+
+    Args:
+        x: (1, 3, H, W); float32 about 0..1, or the `levels` of that.
+    """
+    image = np.empty((height, width) if grey else (height, width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        inside = x[0, :, top : min(top + rows, height), :width]
+        if grey:
+            inside = inside.mean(axis=0, dtype=np.float32)
+        band = np.rint(inside).astype(np.uint8) if x.dtype == np.uint8 else levels(inside)
+        image[top : top + rows] = band if grey else band.transpose(1, 2, 0)
+    return image
+
+
+def levels(x: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return *x*, of any shape, as grey levels: 0..1 become 0..255, rounded, and what is beyond is cut off."""
+    scaled = x * np.float32(255)
+    scaled += np.float32(0.5)
+    np.clip(scaled, 0, 255, out=scaled)  # the conversion cuts off, so that 255.5 would wrap
+    result: NDArray[np.uint8] = scaled.astype(np.uint8)
+    return result
 
 
 def enlarged(x: Tensor, factor: int, height: int, width: int) -> Tensor:

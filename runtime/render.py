@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.costs import HALF, MOST, RARE, TAIL, USUAL
 from runtime.deadline import Deadline
@@ -367,7 +368,7 @@ def _render_alike(
         return all(now + end < one.instant for one, end in zip(members, ends, strict=True))
 
     passes, skipped = _without_what_is_late(group[0][1].passes, fits)
-    x: Tensor | None = None
+    x: Tensor | NDArray[np.uint8] | None = None
     if len(group) > 1 and fits([each.role for each in passes]):
         with suppress(CutoffError):  # whose fault it is, one by one will show
             x = _run_passes(model, group, passes)
@@ -378,7 +379,7 @@ def _render_alike(
             yield one, _outcome(_finished, one, x[place : place + 1], skipped)
 
 
-def _finished(one: Rendering, x: Tensor, skipped: tuple[str, ...]) -> Rendered:
+def _finished(one: Rendering, x: Tensor | NDArray[np.uint8], skipped: tuple[str, ...]) -> Rendered:
     with one.working():
         image = _image(one, x)
     return Rendered(image, skipped, one.watch.clock())
@@ -394,8 +395,12 @@ def _reconstruct(one: Rendering) -> Reconstruction:
         return one.latents.reconstruct()
 
 
-def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass], until: float | None = None) -> Tensor:
+def _run_passes(
+    model: Model, group: Sequence[_Known], passes: Sequence[Pass], until: float | None = None
+) -> Tensor | NDArray[np.uint8]:
     """Run *passes* on what is known of all of *group*; each picture's share of the time is its work.
+
+    What comes of the last one is a picture as `Model.picture` gives it.
 
     Raises:
         OutOfTime: the passes were not over at *until*.
@@ -406,12 +411,17 @@ def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass], u
         if len(group) > 1
         else tensors[0]
     )
-    for one in passes:
+    picture: Tensor | NDArray[np.uint8] | None = None
+    for place, one in enumerate(passes, 1):
         for watch in watches:
             watch.check()
         began = watches[0].clock()
+        inputs = [x[name] for name in one.inputs]
         try:
-            (x[one.output],) = model.run(one.role, *(x[name] for name in one.inputs), until=until)
+            if place == len(passes):
+                picture = model.picture(one.role, *inputs, until=until)
+            else:
+                (x[one.output],) = model.run(one.role, *inputs, until=until)
         finally:
             took_s = watches[0].clock() - began
             for watch in watches:
@@ -419,7 +429,8 @@ def _run_passes(model: Model, group: Sequence[_Known], passes: Sequence[Pass], u
                 if len(group) > 1:
                     watch.add("total", took_s / len(group))
         watches[0].record(one.role if len(group) == 1 else _batched(one.role, len(group)), took_s)
-    return x[passes[-1].output]
+    assert picture is not None, "a picture takes at least one network"
+    return picture
 
 
 def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
@@ -432,6 +443,6 @@ def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
         return _image(one, x)
 
 
-def _image(one: Rendering, x: Tensor) -> Image:
+def _image(one: Rendering, x: Tensor | NDArray[np.uint8]) -> Image:
     with one.watch.timed("finish"):
         return image_from_tensor(x, one.header.height, one.header.width, grey=one.header.grey)

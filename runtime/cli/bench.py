@@ -25,6 +25,7 @@ import numpy as np
 from engines.bundle import Bundle
 from engines.engine import Tensor
 from engines.open import available_cores
+from engines.tiles import Source
 from runtime.cli.console import print_object
 from runtime.cli.exercise import exercise
 from runtime.cli.options import add_bundle, add_engine_options, add_json, engine_options, positive_int
@@ -50,11 +51,11 @@ class TimedModel(Model):
         self.seconds: dict[str, list[float]] = defaultdict(list)
         super().__init__(bundle, engine, threads, Limits(), coder, precision)
 
-    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep how long it took."""
         engine = self.engine(role)
         started = time.perf_counter()
-        outputs = engine.run(*inputs)
+        outputs = engine.run(*map(np.asarray, inputs))
         self.seconds[role].append(time.perf_counter() - started)
         return outputs
 

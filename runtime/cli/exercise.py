@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from engines.bundle import Bundle
 from engines.engine import Tensor
+from engines.tiles import Source
 from runtime.codec import Codec
 from runtime.model import Model
 from runtime.picture import Image
@@ -21,9 +24,9 @@ class RecordingModel(Model):
         self.seen: dict[str, tuple[Tensor, ...]] = {}
         super().__init__(bundle, engine, threads, Limits(), precision="fp32")
 
-    def run(self, role: str, *inputs: Tensor, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
         """Run the graph of *role*, and keep its inputs."""
-        self.seen[role] = tuple(value.copy() for value in inputs)
+        self.seen[role] = tuple(np.array(value) for value in inputs)
         return super().run(role, *inputs, until=until)
 
 

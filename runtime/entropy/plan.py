@@ -22,6 +22,14 @@ from numpy.typing import NDArray
 
 from runtime.entropy.tables import Tables
 
+_PORTION = 1 << 17
+
+
+def portions(count: int) -> Iterator[slice]:
+    """Yield slices that make up *count* elements: so few at a time that what is in between stays in the cache."""
+    for start in range(0, count, _PORTION):
+        yield slice(start, min(start + _PORTION, count))
+
 
 class Field:
     """An array of symbols, and what is known of each.
@@ -35,13 +43,17 @@ class Field:
 
     def __init__(self, models: NDArray[np.integer], tables: Tables, symbols: NDArray[np.integer] | None = None) -> None:
         self.models, self.tables = models, tables
-        places = np.asarray(models, np.intp)  # converted once; numpy indexes with nothing else
-        self.trits: NDArray[np.uint8] = tables.trits.take(places)
-        self.nodes: NDArray[np.int32] = tables.root.take(places)
-        self.symbols: NDArray[np.int32] | None = None
-        if symbols is not None:
-            largest = tables.largest.take(places)
-            self.symbols = np.clip(symbols, -largest, largest).astype(np.int32, copy=False)
+        count, largest = len(models), tables.largest
+        self.trits: NDArray[np.uint8] = np.empty(count, np.uint8)
+        self.nodes: NDArray[np.int32] = np.empty(count, np.int32)
+        self.symbols: NDArray[np.int32] | None = None if symbols is None else np.empty(count, np.int32)
+        for part in portions(count):
+            places = np.asarray(models[part], np.intp)  # converted once; numpy indexes with nothing else
+            self.trits[part] = tables.trits.take(places)
+            self.nodes[part] = tables.root.take(places)
+            if symbols is not None and self.symbols is not None:
+                most = largest.take(places)
+                self.symbols[part] = np.clip(symbols[part], -most, most)
 
     def part(self, window: slice) -> Field:
         """Return a field of the elements in *window*; both know what either receives."""
@@ -128,10 +140,11 @@ def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDAr
     Elements of equal priority keep their order in the array.
     """
     indices = np.flatnonzero(field.trits >= place)
-    nodes = field.nodes[indices]
-    # numpy sorts 16-bit keys stably by counting digits
-    order = np.argsort(-1 - field.tables.priority[nodes], kind="stable")
-    return indices[order], nodes[order]
+    keys = np.empty(len(indices), np.int16)
+    for part in portions(len(indices)):
+        keys[part] = -1 - field.tables.priority.take(field.nodes[indices[part]])
+    indices = indices[np.argsort(keys, kind="stable")]  # numpy sorts 16-bit keys stably by counting digits
+    return indices, field.nodes[indices]
 
 
 def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step]:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Source
 from runtime.entropy.plan import Step
 
 Tensor = NDArray[np.float32]
@@ -90,7 +91,7 @@ class Family(Protocol):
     preview_share: float
     value_gain: float  # squared error of the picture (grey levels of 0..255) per squared error of a latent
 
-    def analyse(self, x: Tensor) -> Latents:
+    def analyse(self, x: Source) -> Latents:
         """Run the encoder's networks on *x*, float32 (1, 3, H, W) in 0..1, H and W multiples of `stride`."""
         ...
 

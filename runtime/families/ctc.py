@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Windows
 from runtime.entropy.context import CHANGE_LIMIT
 from runtime.entropy.plan import Field, Plane, Step, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, MOST_TRITS, Tables
@@ -79,11 +80,16 @@ class Ctc(PlaneFamily):
     ) -> NDArray[np.int32]:
         """Run crr on what is known of *y*, and return the rows of the elements *indices*, which stand at *nodes*."""
         assert self._context is not None
-        features = len(self._seen)
-        known = np.empty((features, len(y.nodes)), np.float32)
-        for seen, values in zip(known, self._seen, strict=True):
-            np.take(values, y.nodes, out=seen, mode="clip")  # nodes are in range; "clip" writes without a copy
-        changes = self.run("crr", known.reshape(1, features * shape[0], *shape[1:]))
+        features, nodes_of_y = len(self._seen), y.nodes.reshape(shape)
+
+        def known(rows: slice, columns: slice) -> Tensor:
+            here = np.asarray(nodes_of_y[:, rows, columns], np.intp)
+            seen = np.empty((features, *here.shape), np.float32)
+            for feature, those in zip(seen, self._seen, strict=True):
+                np.take(those, here, out=feature, mode="clip")  # nodes are in range; "clip" writes without a copy
+            return seen.reshape(1, -1, *here.shape[1:])
+
+        changes = self.run("crr", Windows((1, features * shape[0], *shape[1:]), known))
         if any(change.shape != (1, *shape) for change in changes) or len(changes) != 2:
             raise BundleError(f"crr gives {[change.shape for change in changes]}, not two of {(1, *shape)}")
         shift, spread = (change.reshape(-1).take(indices) for change in changes)

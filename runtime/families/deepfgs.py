@@ -20,12 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Source
 from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
 from runtime.families.channels import channels_in_order, channels_known, side_information
-from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels
+from runtime.families.hyperprior import (
+    CODES,
+    Y_STRIDE,
+    Z_STRIDE,
+    count_setting,
+    sigma_levels,
+    symbols_around,
+    total,
+    values,
+)
 
 FEATURE_LIMIT = (1 << 11) - 1  # features of z of the scalable part are 0..FEATURE_LIMIT
 BASE_UNIT = 8  # l_b in the mutual entropy model, in units of 1/8 symbol
@@ -73,7 +83,7 @@ class DeepFgs:
         self.trits_left = tables.trits_left()
         self.variance = (tables.deviation / np.float32(MEAN_UNIT)) ** 2
 
-    def analyse(self, x: Tensor) -> DeepFgsLatents:
+    def analyse(self, x: Source) -> DeepFgsLatents:
         """Run both encoders, the base's decoder between them, and the exact graphs."""
         latents = self.begin(x.shape[2], x.shape[3])
         base, scalable = latents.base, latents.scalable
@@ -92,7 +102,7 @@ class DeepFgs:
         latents.start_scalable(l_s)
         return latents
 
-    def _one(self, role: str, *inputs: Tensor) -> Tensor:
+    def _one(self, role: str, *inputs: Source) -> Tensor:
         (output,) = self.run(role, *inputs)
         return output
 
@@ -144,9 +154,7 @@ class _Part:
         """Make the field from what an exact graph gives; *truth*, if given, is what the encoder codes."""
         self._mu = self.checked(mu, "an exact graph").reshape(-1).astype(np.int32)
         levels = sigma_levels(codes, (1, *self.shape), self._family.level_of_code).reshape(-1)
-        symbols = None
-        if truth is not None:
-            symbols = np.rint(truth.reshape(-1) - self._mu * np.float32(1 / MEAN_UNIT)).astype(np.int32)
+        symbols = None if truth is None else symbols_around(self._mu, truth)
         self.field = Field(levels, self._family.tables, symbols)
 
     def complete(self) -> NDArray[np.int32]:
@@ -158,8 +166,7 @@ class _Part:
         """Write the conditional means of the first *channels* into *out*, float32 (1, C, h, w)."""
         assert self.field is not None
         known = slice(0, channels * self.shape[1] * self.shape[2])
-        values = self._family.tables.mean[self.field.nodes[known]] + self._mu[known]
-        np.multiply(values, np.float32(1 / MEAN_UNIT), out=out.reshape(-1)[known], casting="unsafe")
+        out.reshape(-1)[known] = values(self._family.tables.mean, self.field.nodes[known], self._mu[known])
 
     def channels_known(self) -> float:
         """Return how many channels are known, fractional, if they come in order."""
@@ -176,7 +183,7 @@ class _Part:
     def error_left(self) -> float:
         """Return the sum of the variances that the elements' nodes have."""
         assert self.field is not None
-        return float(self._family.variance.take(self.field.nodes).sum(dtype=np.float64))
+        return total(self._family.variance, self.field.nodes)
 
 
 class DeepFgsLatents:

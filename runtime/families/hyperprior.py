@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.entropy.plan import portions
+from runtime.entropy.tables import MEAN_UNIT
 from runtime.errors import BundleError
 from runtime.families.base import Tensor
 
@@ -38,4 +40,30 @@ def sigma_levels(codes: Tensor, shape: tuple[int, ...], level_of_code: NDArray[n
         raise BundleError(f"h_s gives sigma codes {codes.shape}, not {shape}")
     if not 0 <= codes.min() <= codes.max() < CODES:
         raise BundleError(f"h_s gives a sigma code outside 0..{CODES - 1}")
-    return level_of_code[codes.astype(np.int32)]
+    levels = np.empty(codes.size, np.uint8)
+    flat = codes.reshape(-1)
+    for part in portions(codes.size):
+        levels[part] = level_of_code.take(flat[part].astype(np.intp))
+    return levels.reshape(shape)
+
+
+def symbols_around(mu: NDArray[np.int32], latent: Tensor) -> NDArray[np.int32]:
+    """int32 (n,): how far *latent*, any shape of n elements, is from *mu*, (n,) in 1/64, rounded to whole numbers."""
+    symbols, flat = np.empty(mu.size, np.int32), latent.reshape(-1)
+    for part in portions(mu.size):
+        symbols[part] = np.rint(flat[part] - mu[part] * np.float32(1 / MEAN_UNIT))
+    return symbols
+
+
+def values(table: NDArray[np.integer], nodes: NDArray[np.int32], mu: NDArray[np.int32] | int = 0) -> Tensor:
+    """float32 (n,): what *table*, in 1/64, says of every node, plus *mu*, in 1/64, one for all or one for each."""
+    result = np.empty(len(nodes), np.float32)
+    for part in portions(len(nodes)):
+        result[part] = table.take(nodes[part]) + (mu if isinstance(mu, int) else mu[part])
+    result *= np.float32(1 / MEAN_UNIT)
+    return result
+
+
+def total(table: NDArray[np.floating], nodes: NDArray[np.int32]) -> float:
+    """Return the sum of what *table* says of every node."""
+    return sum(float(table.take(nodes[part]).sum(dtype=np.float64)) for part in portions(len(nodes)))

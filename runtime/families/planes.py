@@ -14,11 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Source
 from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
-from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels
+from runtime.families.hyperprior import (
+    CODES,
+    Y_STRIDE,
+    Z_STRIDE,
+    count_setting,
+    sigma_levels,
+    symbols_around,
+    total,
+    values,
+)
 
 
 class PlaneFamily:
@@ -63,7 +73,7 @@ class PlaneFamily:
         """Return further tensors, and the passes that make a picture of `y_hat`, `deviation` and these."""
         raise NotImplementedError
 
-    def analyse(self, x: Tensor) -> PlaneLatents:
+    def analyse(self, x: Source) -> PlaneLatents:
         """Run g_a, h_a and h_s."""
         (y,) = self.run("g_a", x)
         (z,) = self.run("h_a", y)
@@ -111,18 +121,19 @@ class PlaneLatents:
 
     def start_y(self, z_symbols: NDArray[np.int32], y: Tensor | None) -> None:
         """Run h_s on complete z symbols; *y*, if given, becomes the truth that the encoder codes."""
+        self.mu, levels = self._side(z_symbols)
+        symbols = None if y is None else symbols_around(self.mu, y)
+        tables = self._family.tables
+        self.y = Field(levels, tables, symbols)
+        self._planes = int(tables.trits[np.flatnonzero(np.bincount(levels))].max(initial=0))
+
+    def _side(self, z_symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Run h_s, and return mu and the sigma level of every element."""
         family = self._family
-        z_hat = z_symbols.astype(np.float32).reshape(1, *self._z_shape)
-        mu, codes = family.run("h_s", z_hat)
+        mu, codes = family.run("h_s", z_symbols.astype(np.float32).reshape(1, *self._z_shape))
         if mu.shape != (1, *self.y_shape):
             raise BundleError(f"h_s gives mu {mu.shape}, not {(1, *self.y_shape)}")
-        self.mu = mu.reshape(-1).astype(np.int32)
-        levels = sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
-        symbols = None
-        if y is not None:
-            symbols = np.rint(y.reshape(-1) - self.mu * np.float32(1 / MEAN_UNIT)).astype(np.int32)
-        self.y = Field(levels, family.tables, symbols)
-        self._planes = int(family.tables.trits[np.unique(levels)].max(initial=0))
+        return mu.reshape(-1).astype(np.int32), sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
 
     def head(self) -> Iterator[Step]:
         """Yield the planes of z."""
@@ -134,11 +145,10 @@ class PlaneLatents:
             self.start_y(self.z.known_symbols(), None)
         assert self.y is not None
         for step in self._family.steps(self.y, self.y_shape):
-            before = self._step
-            if before is None or before.place != step.place:
+            if self._step is None or self._step.place != step.place:
                 self._plane_trits, self._plane_before = int(np.count_nonzero(self.y.trits >= step.place)), 0
             else:
-                self._plane_before += len(before)
+                self._plane_before += len(self._step)
             self._step = step
             yield step
 
@@ -157,18 +167,16 @@ class PlaneLatents:
     def error_left(self) -> float:
         """Return the sum of the variances that the elements' nodes have."""
         assert self.y is not None, "the head segment comes first"
-        return float(self._family.variance.take(self.y.nodes).sum(dtype=np.float64))
+        return total(self._family.variance, self.y.nodes)
 
     def reconstruct(self) -> Reconstruction:
         """Return conditional means plus mu, the deviation left, and the networks for as much as is known."""
         assert self.y is not None and self.mu is not None, "the head segment comes first"
-        tables, nodes = self._family.tables, self.y.nodes
-        shape = (1, *self.y_shape)
-        y_hat = (tables.mean[nodes] + self.mu).astype(np.float32)
-        y_hat *= 1 / MEAN_UNIT
-        deviation = tables.deviation[nodes].astype(np.float32)
-        deviation *= 1 / MEAN_UNIT
-        tensors = {"y_hat": y_hat.reshape(shape), "deviation": deviation.reshape(shape)}
+        tables, nodes, shape = self._family.tables, self.y.nodes, (1, *self.y_shape)
+        tensors = {
+            "y_hat": values(tables.mean, nodes, self.mu).reshape(shape),
+            "deviation": values(tables.deviation, nodes).reshape(shape),
+        }
         further, passes = self._family.refinement(self)
         preview = Pass("preview", ("y_hat", "deviation"), "x_hat")
         return Reconstruction({**tensors, **further}, passes, preview)

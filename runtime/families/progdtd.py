@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.tiles import Source
 from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, Reconstruction, RunGraph, Tensor
 from runtime.families.channels import channels_in_order, channels_known, side_information
-from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels
+from runtime.families.hyperprior import CODES, Y_STRIDE, Z_STRIDE, count_setting, sigma_levels, total, values
 
 
 class ProgDtd:
@@ -69,7 +70,7 @@ class ProgDtd:
         self.trits_left = tables.trits_left()
         self.variance = (tables.deviation / np.float32(MEAN_UNIT)) ** 2
 
-    def analyse(self, x: Tensor) -> ProgDtdLatents:
+    def analyse(self, x: Source) -> ProgDtdLatents:
         """Run g_a and h_a; h_s runs inside the plan."""
         (y,) = self.run("g_a", x)
         (z,) = self.run("h_a", y)
@@ -163,7 +164,7 @@ class ProgDtdLatents:
     def error_left(self) -> float:
         """Return the sum of the variances that the elements' nodes have, and of those of groups that have not begun."""
         variance = self._family.variance
-        begun = sum(float(variance.take(group.nodes).sum(dtype=np.float64)) for group in self._groups)
+        begun = sum(total(variance, group.nodes) for group in self._groups)
         channels = sum(len(group.nodes) for group in self._groups) // self._y_area
         return begun + float(self._family.y_variance[channels:].sum()) * self._y_area
 
@@ -174,9 +175,8 @@ class ProgDtdLatents:
         start = 0
         for group in self._groups:
             end = start + len(group.nodes)
-            known[start:end] = self._family.tables.mean[group.nodes]
+            known[start:end] = values(self._family.tables.mean, group.nodes)
             start = end
-        known *= np.float32(1 / MEAN_UNIT)
         passes = (Pass("g_s", ("y_hat",), "x_hat"),)
         return Reconstruction({"y_hat": y_hat}, passes, Pass("preview", ("y_hat",), "x_hat"))
 

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import LimitExceeded, PictureError
-from runtime.picture import check_image, enlarged, image_from_tensor, padded_size, tensor_from_image
+from runtime.picture import (
+    check_image,
+    enlarged,
+    image_from_tensor,
+    levels,
+    padded_size,
+    source_from_image,
+    tensor_from_image,
+)
 
 
 def random_image(height: int, width: int, *, grey: bool = False) -> Any:
@@ -132,3 +140,24 @@ def test_enlarging_agrees_with_a_plain_formula() -> None:
         above = small[0, :, top, left] * (1 - x + left) + small[0, :, top, right] * (x - left)
         below = small[0, :, bottom, left] * (1 - x + left) + small[0, :, bottom, right] * (x - left)
         assert large[0, :, row, column] == pytest.approx(above * (1 - y + top) + below * (y - top), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(100, 75, 3), (64, 128), (1, 1, 3)])
+def test_windows_of_a_picture_are_parts_of_its_tensor(shape: tuple[int, ...]) -> None:
+    """A picture that is too large to be converted at once gives the same values, in its padding too."""
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    whole, source = tensor_from_image(image, 64), source_from_image(image, 64, most_pixels=0)
+    assert source.shape == whole.shape and np.array_equal(np.asarray(source), whole)
+    for rows in (slice(0, 64), slice(32, whole.shape[2]), slice(whole.shape[2] - 8, whole.shape[2])):
+        for columns in (slice(0, 40), slice(whole.shape[3] - 8, whole.shape[3])):
+            assert np.array_equal(source[:, :, rows, columns], whole[:, :, rows, columns])
+    assert np.array_equal(np.asarray(source_from_image(image, 64, most_pixels=1 << 16)), whole)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_levels_are_a_picture_too(grey: bool) -> None:
+    """What large pictures become tile by tile makes the picture that their float32 values make."""
+    x = np.random.default_rng(1).uniform(-0.2, 1.2, (1, 3, 64, 64)).astype(np.float32)
+    if grey:
+        x[:, 1:] = x[:, :1]
+    assert np.array_equal(image_from_tensor(levels(x), 50, 61, grey=grey), image_from_tensor(x, 50, 61, grey=grey))
