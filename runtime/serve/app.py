@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import time
@@ -96,13 +95,12 @@ class Server:
             classify,
             enough=None if classifier is None else classifier.enough,
             watched=lambda: self.events.watched,
+            open_pixels=self.settings.limits.open_pixels,
             clock=self.clock,
         )
         desk.start()
         self.intake = Intake(desk, self.store, self.events, self.metrics, self.settings.limits, self.clock)
         self.uploads = Uploads(desk, self.tokens, self.settings.limits, self.clock)
-        gc.collect()
-        gc.freeze()  # what lives as long as the server is not looked through again and again
         self.ready = True
         LOG.info("ready: %s, %d worker(s)", codecs[0].bundle.name, len(codecs))
 

@@ -130,6 +130,7 @@ class Desk:
         *,
         enough: float | None = None,
         watched: Callable[[], bool] = lambda: False,
+        open_pixels: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take a worker for each of *codecs*, which belong to the desk from now on.
@@ -138,10 +139,12 @@ class Desk:
             classify: what the classifier says of a picture; any worker may call it.
             enough: confidence from which on further bytes are of no use.
             watched: somebody wants to see previews.
+            open_pixels: of pictures that are being decoded, all together; a single one may have more.
         """
         self._clock = clock
         self._labeller = Labeller(classify, clock)
-        self._workers = [Worker(codec, self._labeller, enough, watched, clock) for codec in codecs]
+        share = open_pixels / len(codecs)
+        self._workers = [Worker(codec, self._labeller, enough, watched, share, clock) for codec in codecs]
         self._costs_s: dict[str, tuple[float, float]] = {}  # of a camera's frames: mean, mean deviation
 
     def start(self) -> None:
@@ -259,9 +262,11 @@ class Worker(threading.Thread):
         labeller: Labeller,
         enough: float | None,
         watched: Callable[[], bool],
+        open_pixels: float,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(name="cutoff-decode", daemon=True)
+        self._most_pixels = open_pixels
         self._codec, self._labeller, self._watched, self._clock = codec, labeller, watched, clock
         self._enough = None if labeller.classify is None else enough
         self._costs = Costs()  # of what the codec's own do not know: a slice of bytes, an answer, a look
@@ -354,8 +359,9 @@ class Worker(threading.Thread):
         left = self._latest_start(ranked) - now - self._early_s()
         if left <= 0:
             return self._finish, self._with(ranked[0], ranked, now)
+        may_begin = self._has_room(ranked)
         for ticket in ranked:
-            if ticket.portions:
+            if ticket.portions and (ticket.decoder is not None or may_begin):
                 if self._slice_s(ticket) < left:
                     return self._feed, [ticket]
                 return self._finish, self._with(ranked[0], ranked, now)
@@ -365,6 +371,11 @@ class Worker(threading.Thread):
             if self._look_is_due(ticket, now) and self._costs.estimate_s("look", self._pixels(ticket)) < left:
                 return self._look, [ticket]
         return None
+
+    def _has_room(self, ranked: Sequence[Ticket]) -> bool:
+        """Return whether one more picture may be decoded beside those that are."""
+        begun = [self._pixels(ticket) for ticket in ranked if ticket.decoder is not None]
+        return not begun or sum(begun) + self._usual_pixels <= self._most_pixels
 
     def _with(self, first: Ticket, ranked: Sequence[Ticket], now: float) -> Sequence[Ticket]:
         """Return *first* and those that lose nothing by being answered with it: they would have to begin meanwhile."""
@@ -463,15 +474,17 @@ class Worker(threading.Thread):
         waiting: dict[Decoder, Ticket] = {}
         now = self._clock()
         for ticket in mine:
-            ticket.portions.clear()
             ticket.listener.finishing()
             if ticket.late or (ticket.due is not None and now >= ticket.due):
                 self._labeller.hand_on(ticket, Outcome("missed", None, None, ticket.spent_s))
+            elif ticket.decoder is None and ticket.portions and not self._stopping:
+                self._labeller.hand_on(ticket, Outcome("missed", None, None, ticket.spent_s))  # it was never its turn
             elif ticket.fault or ticket.decoder is None:
                 why = ticket.fault or "nothing of the stream came"
                 self._labeller.hand_on(ticket, Outcome("unusable", None, None, ticket.spent_s, why))
             else:
                 waiting[ticket.decoder] = ticket
+            ticket.portions.clear()
             ticket.decoder = None
         count, began = len(waiting), now
         try:

@@ -387,9 +387,9 @@ class Intake:
         self.events.publish(FrameAnswered(frame.camera, result, frame.size, len(frame.data), frame.received, jpeg))
 
     async def _wait_for_disk(self, frame: OpenFrame, write: asyncio.Future[None]) -> None:
-        """Wait for *write*, but never beyond the deadline: then the answer says that it is not stored."""
+        """Wait for *write*, for half of the time left at most: then the answer says that it is not stored."""
         left_s = self._left_s(frame)
-        await asyncio.wait({write}, timeout=None if math.isinf(left_s) else max(0.0, left_s - _SEND_S))
+        await asyncio.wait({write}, timeout=None if math.isinf(left_s) else max(0.0, left_s / 2 - _SEND_S))
 
     async def _keep(self, frame: OpenFrame) -> None:
         data = bytes(frame.data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -56,9 +58,19 @@ def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
     # uvicorn ends in good order on these, and then raises them once more for whoever had a handler before.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = uvicorn.Server(uvicorn_config(settings))
+    server = _Server(uvicorn_config(settings))
     server.run()
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn in a process of its own."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start; what was made until now lives as long as the process, and the collector need not look through it."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
 
 def _on_ray(settings: ServerSettings) -> int:

@@ -89,6 +89,8 @@ class LimitSettings:
         frames: open camera frames of one camera.
         frame_bytes: longest stream.
         memory_bytes: streams of all open camera frames together.
+        open_pixels: of the pictures that are being decoded, all together; about 26 bytes of memory for each. Frames
+            beyond wait for those before them.
         deadline_s: longest deadline.
         hello_s: until a connection must have said who it is.
         idle_s: longest silence of a connection.
@@ -99,6 +101,7 @@ class LimitSettings:
     frames: int = 16
     frame_bytes: int = 4_194_304
     memory_bytes: int = 268_435_456
+    open_pixels: int = 33_554_432
     deadline_s: float = 60.0
     hello_s: float = 10.0
     idle_s: float = 120.0

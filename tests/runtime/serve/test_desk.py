@@ -50,8 +50,10 @@ class Bench:
     def __init__(self, codec: Codec, **options: Any) -> None:
         self.now = 1000.0
         self.labeller = Labeller(options.pop("classify", None), lambda: self.now)
-        options = {"enough": None, "watched": lambda: False} | options
-        self.worker = Worker(codec, self.labeller, options["enough"], options["watched"], lambda: self.now)
+        options = {"enough": None, "watched": lambda: False, "open_pixels": 1e9} | options
+        self.worker = Worker(
+            codec, self.labeller, options["enough"], options["watched"], options["open_pixels"], lambda: self.now
+        )
 
     def open(self, due: float | None, data: bytes = b"", cost_s: float = 0.0, *, closed: bool = False) -> Ticket:
         ticket = Ticket(self.worker, Heard(), due, cost_s, self.now, late=due is not None and due <= self.now)
@@ -255,6 +257,26 @@ def test_a_label_that_would_come_too_late_is_left_out(bench, tiny_stream):
     one.labeller.run()
     (outcome,) = heard(ticket).outcomes
     assert outcome.label is None
+
+
+def test_pictures_that_are_decoded_at_a_time_are_bounded(bench, tiny_stream):
+    """The third waits for the first two; one that never has its turn is missed; a single one always may."""
+    one = bench(open_pixels=2.5 * TINY_PIXELS)
+    first, second, third = (one.open(due, tiny_stream[:250]) for due in (1003.0, 1005.0, 1004.9999))
+    assert one.steps() == [("_feed", [first]), ("_feed", [third])]
+    one.sleep()
+    assert one.steps() == [("_finish", [first]), ("_feed", [second])]
+    small = bench(open_pixels=1)
+    only, other = small.open(1003.0, tiny_stream[:250]), small.open(1002.0)
+    assert small.steps() == [("_feed", [only])]
+    small.worker.feed(other, tiny_stream[:250])
+    assert small.steps() == []
+    small.sleep()
+    small.steps()
+    assert [outcome.status for outcome in heard(other).outcomes] == ["missed"]
+    small.sleep()
+    small.steps()
+    assert [outcome.status for outcome in heard(only).outcomes] == ["ok"]
 
 
 # Admission.
