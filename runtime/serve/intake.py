@@ -237,14 +237,18 @@ class Intake:
         """Answer what is open, write what is to be written, end the threads."""
         await asyncio.to_thread(self.desk.stop)
         await asyncio.sleep(0)  # what the workers said last
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settle()
         for frame in list(self._frames.values()):
             self._drop(frame)
+        await self._settle()
         self._to_disk.shutdown()
         self._to_jpeg.shutdown()
 
     # Inside.
+
+    async def _settle(self) -> None:
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _opened(self, camera: str, sequence: int) -> OpenFrame:
         try:
