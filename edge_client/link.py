@@ -16,6 +16,7 @@ _DRAIN_EVERY_S = 10.0  # after so long without such a chunk, the link is let run
 _SHORTEST_S = 1e-4
 _BUSY_S = (0.1, 0.25)  # of acknowledgements without a gap: how long a run must be, and how much of it counts
 _BUSY_ACKNOWLEDGEMENTS = 4
+_FADING = 0.98  # of the best rate, for each that was measured since
 _MANY = 2**53
 
 
@@ -46,7 +47,7 @@ class Link:
                 acknowledgements, not so much that a newer and better chunk has to wait behind them.
         """
         self._rate = rate
-        self._exact = False  # the rate was once that of a busy link, not a guess or a lower bound
+        self._best = 0.0  # rate of the busy link in its better moments; losses and stalls lower single measurements
         self._guess = round_trip_s
         self._queue_s = queue_s
         self._rates: deque[tuple[float, float]] = deque()  # (instant, rate), rates falling
@@ -113,8 +114,8 @@ class Link:
         self._delivered_at = now
         elapsed = max(now - last.delivered_at, now - last.sent_at, _SHORTEST_S)
         seconds = now - last.sent_at
-        if last.alone and self._exact:  # on slow links most of it is the chunk's own passage
-            seconds = max(seconds - last.size / self._rate, seconds / 4)
+        if last.alone and self._best:  # on slow links much of it is the chunk's own passage
+            seconds = max(seconds - last.size / max(self._best, self._rate), seconds / 4)
         self.round_trip(now, seconds, alone=last.alone)
         exact = self._busy_rate(now, busy)
         if exact is None:
@@ -122,7 +123,7 @@ class Link:
         else:
             self._rates.clear()
             self._rates.append((now, exact))
-            self._rate, self._exact = exact, True
+            self._rate, self._best = exact, max(exact, _FADING * self._best)
 
     def round_trip(self, now: float, seconds: float, *, alone: bool = False) -> None:
         """Note that an answer came *seconds* after what it answers; *alone*: nothing else was on its way."""
