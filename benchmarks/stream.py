@@ -7,9 +7,9 @@ deadlines are kept or not. All senders meet the same pictures on the same traces
 the link and server; they differ in what is sent:
 
     cutoff                 the stream, cut by the deadline
-    jpeg                   the best JPEG file that fits into what the link is measured to carry by the deadline
-    jpeg-progressive       a progressive one, chosen in the same way, cut by the deadline
-    jpeg-progressive-75    a progressive one of quality 75 (or another), cut by the deadline
+    jpeg-50, jpeg-70       the best JPEG file that fits into 50, 70 % of what the link is measured to carry in time
+    jpeg-progressive       the best progressive file that fits into all of it, cut by the deadline
+    jpeg-progressive-q75   a progressive one of quality 75 (or another), cut by the deadline
 
 A trace's rate walks between 64 and 512 kbit/s and stalls now and then; every sender runs through the whole of it.
 What a receiver had is read from the server's store and decoded anew, from the bytes that its answer rests on.
@@ -48,7 +48,7 @@ from runtime.serve.settings import StoreSettings
 from runtime.serve.store import Store, StoredFrame
 from runtime.shaped_link import Conditions, ShapedLink, varying
 
-SENDERS = (OURS, "jpeg", "jpeg-progressive", "jpeg-progressive-75")
+SENDERS = (OURS, "jpeg-50", "jpeg-70", "jpeg-progressive", "jpeg-progressive-q75")
 _CAMERA = "camera"
 _SIDE = str(Path(__file__).parent / "stream_side.py")
 _ANSWER_S = {OURS: 0.06}  # the server's time for an answer

@@ -3,8 +3,9 @@
 `Jpeg` has the face of `runtime.Codec` that they use: `encode` gives a stream and what its bytes are worth, `decoder`
 takes bytes as they come. Two ways to send:
 
-    fitted        one baseline file of the best quality that fits into what the link is measured to carry by the
-                  deadline; where no file of full size fits, of half or a quarter of the sides. Cut, it shows nothing.
+    fitted        one baseline file of the best quality that fits into a share of what the link is measured to carry by
+                  the deadline; where no file of full size fits, of half or a quarter of the sides. Cut, it shows
+                  nothing, so that the share is less than all: links get slower, too.
     progressive   a progressive file, cut at the deadline; of a quality that is given, or of the best that fits.
 
 Libjpeg-turbo through Pillow, 4:2:0, optimised Huffman tables.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import bisect
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -25,7 +26,7 @@ import PIL.Image
 from runtime.deadline import Deadline
 from runtime.decoder import Picture
 from runtime.encoder import Encoding, Value
-from runtime.errors import Incomplete
+from runtime.errors import CutoffError, Incomplete
 from runtime.evaluate.peers.jpeg_progressive import ended_prefix
 from runtime.picture import Image
 
@@ -42,6 +43,7 @@ _LADDER = (
 # the means of blocks.
 _LEFT_AFTER_SCAN = (0.12, 0.06, 0.054, 0.049, 0.03, 0.021, 0.02, 0.019, 0.017, 0.012)
 _FIRST_GUESS_S = 0.01
+_SAFETY_S = 0.006  # between the end of decoding and the deadline: as much as the server takes for what follows
 
 
 @dataclass
@@ -51,12 +53,14 @@ class Jpeg:
     Attributes:
         progressive: see above.
         quality: 1 to 95; None for the best that fits.
+        share: of the room that a file may take.
         room: bytes that the link is measured to carry by the deadline of a picture that is encoded now; None if that
             is not known.
     """
 
     progressive: bool
     quality: int | None = None
+    share: float = 1.0
     room: Callable[[], int | None] = lambda: None
     bundle: SimpleNamespace = field(
         default_factory=lambda: SimpleNamespace(name="jpeg", version="1", exact_id=EXACT_ID)
@@ -120,6 +124,7 @@ class Jpeg:
         room = self.room() if self.quality is None else None
         if room is None:
             return self._save(image, 1.0, self.quality or 75)
+        room = int(self.share * room)
         files: dict[int, bytes] = {}
 
         def size(rung: int) -> int:
@@ -153,7 +158,14 @@ class JpegDecoder:
 
     def finish_by(self) -> float | None:
         """Return the latest instant at which `finish` can begin."""
-        return None if self._deadline is None else self._deadline.instant - self._codec.decode_s - 0.002
+        return None if self._deadline is None else self._deadline.instant - self._codec.decode_s - _SAFETY_S
+
+    def rendering(self) -> SimpleNamespace:
+        """Return what the server wants to know of a picture before it is made; its size does not matter here."""
+        return SimpleNamespace(pixels=1)
+
+    def cancel(self) -> None:
+        """Nothing is held."""
 
     def preview(self) -> Image | None:
         """Return the picture so far."""
@@ -180,6 +192,15 @@ class JpegDecoder:
             missed=margin_s is not None and margin_s < 0,
             margin_ms=None if margin_s is None else 1000 * margin_s,
         )
+
+
+def finish_together(decoders: Sequence[JpegDecoder]) -> Iterator[tuple[JpegDecoder, Picture | CutoffError]]:
+    """Finish one after another; see `runtime.batch`."""
+    for decoder in decoders:
+        try:
+            yield decoder, decoder.finish()
+        except CutoffError as fault:
+            yield decoder, fault
 
 
 def scan_ends(stream: bytes) -> list[int]:

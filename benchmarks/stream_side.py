@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stream_jpeg import Jpeg
+from stream_jpeg import Jpeg, finish_together
 
 from runtime.picture import Image
 
@@ -51,11 +51,17 @@ class Film:
 
 
 def jpeg_of(sender: str) -> Jpeg | None:
-    """Return the codec of *sender*: "jpeg", "jpeg-progressive", "jpeg-progressive-75"; None for ours."""
+    """Return the codec of *sender*, and None for ours.
+
+    "jpeg-70" fits into 70 % of the link, "jpeg-progressive" into all of it, "jpeg-progressive-q75" has quality 75.
+    """
     if sender == OURS:
         return None
-    kind, _, quality = sender.removeprefix("jpeg").removeprefix("-").partition("-")
-    return Jpeg(progressive=kind == "progressive", quality=int(quality) if quality else None)
+    words = sender.split("-")
+    numbers = {word[:1]: int(word.lstrip("q")) for word in words if word.lstrip("q").isdecimal()}
+    quality = numbers.get("q")
+    share = next((number for sign, number in numbers.items() if sign != "q"), 100) / 100
+    return Jpeg("progressive" in words, quality, share)
 
 
 def main() -> None:
@@ -75,10 +81,11 @@ def main() -> None:
 
 
 def _serve(config: Path, jpeg: Jpeg | None) -> None:
-    from runtime.serve import app, listen
+    from runtime.serve import app, desk, listen
 
     if jpeg is not None:
         app.Codec = SimpleNamespace(open=lambda *_, **__: jpeg)  # type: ignore[assignment, misc]
+        desk.finish_together = finish_together  # type: ignore[assignment]
     listen.command(config, check_only=False)
 
 

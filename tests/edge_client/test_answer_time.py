@@ -24,10 +24,19 @@ def test_bytes_that_were_used_came_early_enough() -> None:
     """The last arrived 0.05 s before the deadline: the estimate falls a little, never to nothing."""
     one = AnswerTime(0.1)
     answer(one, [(1000, 0.5), (2000, 0.95)], used=2000)
-    assert one.seconds == pytest.approx(0.099)
+    assert one.seconds == pytest.approx(0.1 - 0.02 * 0.095)
     for _ in range(1000):
-        answer(one, [(1000, 2.0)], used=1000)
+        answer(one, [(1000, 0.999)], used=1000)
     assert one.seconds == pytest.approx(0.005)
+
+
+def test_what_rose_in_bad_times_falls_again() -> None:
+    """The client stops as early as it has learned to: nothing ever arrives later than that."""
+    one = AnswerTime(0.3)
+    for _ in range(300):
+        last = 1.0 - one.seconds - 0.005
+        answer(one, [(1000, 0.5), (2000, last)], used=2000 if one.seconds > 0.05 else 1000)
+    assert 0.03 < one.seconds < 0.06
 
 
 def test_answers_that_teach_nothing() -> None:
@@ -40,11 +49,18 @@ def test_answers_that_teach_nothing() -> None:
 
 
 def test_what_cannot_be_is_not_believed() -> None:
-    """An answer that used nothing of what came long before: the server had other trouble."""
+    """An answer that used next to nothing of what came long before: the server had other trouble."""
     one = AnswerTime(0.1)
     for _ in range(100):
-        answer(one, [(1000, 0.1)], used=0)
+        answer(one, [(100, 0.05), (1000, 0.1)], used=100)
     assert one.seconds == pytest.approx(0.3)
+
+
+def test_too_little_for_a_picture_says_nothing_of_time() -> None:
+    """Nothing was used, as there was nothing to use."""
+    one = AnswerTime(0.1)
+    answer(one, [(100, 0.1)], used=0)
+    assert one.seconds == 0.1
 
 
 def test_forgotten_frames_teach_nothing() -> None:
