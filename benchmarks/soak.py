@@ -4,8 +4,9 @@
 
 Every camera is a process that sends a test pattern over one link, which stalls for two seconds each minute and breaks
 for five each second minute, so that connecting again and the spool are part of it. Caps of store and spool are low
-enough to be reached. Resident memory, file handles, threads and disk of every process are noted every few seconds; a
-line is fitted to what was noted after a warm-up (the median of slopes between all pairs: single peaks do not move it).
+enough to be reached. Somebody looks: a viewer of all events, who asks for a picture at a cut every other second.
+Resident memory, file handles, threads and disk of every process are noted every few seconds; a line is fitted to what
+was noted after a warm-up (the median of slopes between all pairs: single peaks do not move it).
 
 "Grows" is: memory whose line rises over the time measured by more than 3 % and 8 MB; or handles or threads whose last
 quarter has a higher maximum than the quarter after the warm-up, by more than 3. Exit status 1 if anything does.
@@ -14,19 +15,24 @@ quarter has a higher maximum than the quarter after the warm-up, by more than 3.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 import psutil
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -122,10 +128,12 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         port = stack.enter_context(link.in_thread())
         cameras = [_camera(folder, name, port, arguments, width, height) for name in names]
         stack.enter_context(processes.running(*cameras))
+        viewer = stack.enter_context(Viewer(server.port, names))
         programs = [server, *cameras]
         samples, processor = _watch(programs, folder, 60 * arguments.minutes, arguments.every)
         failed = [one.name for one in programs if one.process is None or one.process.poll() is not None]
         counts = {one.name: _counts(one) for one in programs if one.name not in failed}
+        counts["viewer"] = {"events": viewer.events, "pictures": viewer.pictures, "refusals": viewer.refusals}
         statuses = {one.name: one.stop(60) for one in reversed(programs) if one.name not in failed}
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -135,6 +143,60 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         "counts": counts,
         "samples": {name: [list(asdict(one).values()) for one in found] for name, found in samples.items()},
     }
+
+
+class Viewer:
+    """Looks at the server as its page does.
+
+    Attributes:
+        events: messages of /v1/watch.
+        pictures: at a cut.
+        refusals: answers that were no success.
+    """
+
+    def __init__(self, port: int, cameras: Sequence[str]) -> None:
+        """Prepare to look at *cameras*, one after another."""
+        self._port, self._cameras = port, cameras
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._watch, self._ask)]
+        self.events = self.pictures = self.refusals = 0
+
+    def __enter__(self) -> Viewer:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            with suppress(OSError, WebSocketException), connect(f"ws://127.0.0.1:{self._port}/v1/watch") as socket:
+                while not self._stop.is_set():
+                    with suppress(TimeoutError):
+                        socket.recv(1.0)
+                        self.events += 1
+
+    def _ask(self) -> None:
+        for camera in itertools.cycle(self._cameras):
+            if self._stop.wait(2.0):
+                return
+            frames = self._get(f"/v1/cameras/{camera}/frames?limit=5")
+            for frame in [] if frames is None else json.loads(frames)["frames"][:1]:
+                size = max(1000, frame["held"] // 2)
+                picture = self._get(f"/v1/frames/{camera}/{frame['sequence']}/picture?bytes={size}&width=160")
+                self.pictures += picture is not None
+
+    def _get(self, path: str) -> bytes | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=10) as answer:
+                content: bytes = answer.read()
+                return content
+        except OSError:
+            self.refusals += 1
+            return None
 
 
 def growth_of(name: str, samples: Sequence[Sample], processor: float = 0.0) -> Growth:

@@ -103,9 +103,9 @@ def test_passed_deadline_is_a_miss_even_with_a_preview(world: World) -> None:
     assert picture.margin_ms == pytest.approx(-5.0)
 
 
-@pytest.mark.parametrize(("left_s", "skipped"), [(0.0306, ("post_low",)), (0.0316, ()), (0.0214, ("post_low", "g_s"))])
+@pytest.mark.parametrize(("left_s", "skipped"), [(0.0304, ("post_low",)), (0.0306, ()), (0.0208, ("post_low", "g_s"))])
 def test_stages_fit_only_with_a_safety_margin(world: World, left_s: float, skipped: tuple[str, ...]) -> None:
-    """What is run leaves its estimate, that of the last touches, and half a millisecond."""
+    """What is run leaves nearly its estimate and that of the last touches, and half a millisecond."""
     picture = finished(world, world.early, left_s)
     assert picture.skipped == skipped and not picture.missed
 
@@ -323,11 +323,12 @@ def test_a_stage_left_out_is_tried_again(world: World) -> None:
     costs = world.codec.model.costs = Costs()
     for stages in ("reconstruct+g_s+finish", "g_s+finish"):
         for _ in range(30):
-            costs.record(stages, 512 * 768, 0.050)
+            costs.record(stages, 512 * 768, 0.052)
+    costs.record("g_s", 512 * 768, 0.050)
     world.takes["g_s"] = 0.020
-    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(80)]
+    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(100)]
     first = skipped.index(())
-    assert 20 < first < 70 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
+    assert 20 < first < 90 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
 
 
 def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:

@@ -166,7 +166,7 @@ class DeadlineWorker:
         codec = self._codec_of(place)
         codec.warm(image.shape[1], image.shape[0])
         gc.collect()
-        gc.freeze()  # a collection looks through all that is loaded: 60 ms, at any moment; a receiver does this, too
+        gc.freeze()  # a collection looks through all that is loaded: 60 ms, at any moment; receivers do this, too
         stream = codec.encode(image).stream
         costs = calibrate(codec, stream, self._job.calibration)
         ideals = _Ideals(codec, stream, image)
