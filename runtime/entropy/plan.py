@@ -91,8 +91,11 @@ class Step:
     worth: float = 1.0
     then: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        self._size = len(self.rows)
+
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._size
 
     @property
     def side(self) -> bool:
@@ -101,7 +104,7 @@ class Step:
 
     def next_window(self, most: int) -> slice:
         """Return which trits come next, at most *most*."""
-        return slice(self.received, min(self.received + most, len(self.rows)))
+        return slice(self.received, min(self.received + most, len(self)))
 
     def trits(self, window: slice = slice(None)) -> NDArray[np.int32]:
         """int32 (n,): the true digits, 0..2, in coding order, of the trits in *window* (encoder only)."""
@@ -125,10 +128,15 @@ class Step:
         self.field.nodes[self.indices[window]] = self.nodes[window]
         self.received = received
 
+    def release(self) -> None:
+        """Give back the arrays of a complete step that another follows: of large pictures both together are too much."""
+        self.indices, self.nodes = self.indices[:0].copy(), self.nodes[:0].copy()
+        self.rows = self.nodes
+
     @property
     def complete(self) -> bool:
         """True if every trit of the step is known."""
-        return self.received == len(self.rows)
+        return self.received == len(self)
 
 
 Plane = Callable[[Field, int], tuple[NDArray[np.int64], NDArray[np.int32]]]  # (field, place) -> indices, nodes
@@ -155,14 +163,26 @@ def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step
     Args:
         plane: `plane_by_priority`, or something faster that returns the same.
     """
-    for place in range(int(field.trits.max(initial=0)), 0, -1):
-        indices, nodes = plane(field, place)
-        yield Step(field, place, indices, nodes, rows=nodes)
+    yield from _one_by_one(field, plane)
 
 
 def in_array_order(field: Field) -> Iterator[Step]:
     """Yield the planes of *field* from the most significant to the least, each in the order of the array."""
+    yield from _one_by_one(field, _as_they_lie)
+
+
+def _as_they_lie(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    indices = np.flatnonzero(field.trits >= place)
+    return indices, field.nodes[indices]
+
+
+def _one_by_one(field: Field, plane: Plane) -> Iterator[Step]:
+    """Yield a step per plane; each is released as the next is made."""
+    step: Step | None = None
     for place in range(int(field.trits.max(initial=0)), 0, -1):
-        indices = np.flatnonzero(field.trits >= place)
-        nodes = field.nodes[indices]
-        yield Step(field, place, indices, nodes, rows=nodes)
+        if step is not None:
+            step.release()
+        indices, nodes = plane(field, place)
+        step = Step(field, place, indices, nodes, rows=nodes)
+        del indices, nodes
+        yield step

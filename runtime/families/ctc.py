@@ -62,18 +62,25 @@ class Ctc(PlaneFamily):
 
     def steps(self, y: Field, shape: tuple[int, ...]) -> Iterator[Step]:
         """Yield the planes of *y* by falling priority; those with context in segments, each after a run of crr."""
+        step: Step | None = None
         for place in range(int(y.trits.max(initial=0)), 0, -1):
+            if step is not None:
+                step.release()
             indices, nodes = self.plane(y, place)
             then = ("crr",) if 1 <= place - 1 <= len(self.segments) else ()
             if place > len(self.segments):
-                yield Step(y, place, indices, nodes, rows=nodes, then=then)
+                step = Step(y, place, indices, nodes, rows=nodes, then=then)
+                del indices, nodes
+                yield step
                 continue
             ends = [len(nodes) * k // self.segments[place - 1] for k in range(self.segments[place - 1] + 1)]
             windows = [slice(start, end) for start, end in pairwise(ends) if start < end]
             for window in windows:
                 rows = self._rows(y, shape, indices[window], nodes[window])
                 last = window is windows[-1]
-                yield Step(y, place, indices[window], nodes[window], rows, then=then if last else ("crr",))
+                step = Step(y, place, indices[window], nodes[window], rows, then=then if last else ("crr",))
+                yield step
+            del indices, nodes
 
     def _rows(
         self, y: Field, shape: tuple[int, ...], indices: NDArray[np.int64], nodes: NDArray[np.int32]
