@@ -89,7 +89,7 @@ class OnnxRuntimeEngine:
         check_inputs(self._spec, inputs)
         try:
             feeds = dict(zip(self._spec.inputs, inputs, strict=True))
-            outputs: Sequence[Tensor] = self._session.run(None, feeds, options)
+            outputs: Sequence[Tensor] = self._session.run(None, feeds, *([] if options is None else [options]))
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs
