@@ -91,18 +91,17 @@ class OnnxRuntimeEngine:
         check_inputs(self._spec, inputs)
         try:
             feeds = dict(zip(self._spec.inputs, inputs, strict=True))
-            outputs: Sequence[Tensor] = self._session.run(None, feeds, self._options(inputs, options))
+            outputs: Sequence[Tensor] = self._session.run(None, feeds, *self._options(inputs, options))
         except Exception as fault:  # as above
             raise EngineError(f"graph {self._spec.role!r} failed in ONNX Runtime: {fault}") from fault
         return outputs
 
-    def _options(self, inputs: Sequence[Tensor], options: Any) -> Any:
+    def _options(self, inputs: Sequence[Tensor], options: Any) -> list[Any]:
         """Let a run on a large picture give back what its feature maps took; others keep it for the next run."""
-        if self._ort is None or not is_large(inputs, self._spec.tiling):
-            return options
-        options = self._ort.RunOptions() if options is None else options
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        return options
+        if self._ort is not None and is_large(inputs, self._spec.tiling):
+            options = self._ort.RunOptions() if options is None else options
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return [] if options is None else [options]
 
     def close(self) -> None:
         """Free the session."""

@@ -129,7 +129,7 @@ class Step:
         self.received = received
 
     def release(self) -> None:
-        """Give back the arrays of a complete step that another follows: of large pictures both together are too much."""
+        """Give the arrays of a complete step back, once another follows: of large pictures, both are too much."""
         self.indices, self.nodes = self.indices[:0].copy(), self.nodes[:0].copy()
         self.rows = self.nodes
 
