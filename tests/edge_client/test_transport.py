@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import ssl
 import subprocess
@@ -215,8 +216,7 @@ def test_nonsense_of_the_server_ends_the_connection_with_a_fault() -> None:
 
     async def work(double: IngestDouble, client: Client) -> None:
         await client.until(lambda: client.dispatch.online)
-        assert double._server is not None
-        for connection in double._server.connections:
+        for connection in double.connections:
             await connection.send('{"type": "welcome"}')
         await client.until(lambda: bool(client.pauses))
         while not double.faults:
@@ -244,6 +244,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# Python 3.10's asyncio leaves the socket of a handshake that failed to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("trusted", [True, False])
 def test_tls_connects_to_whom_it_trusts(certificate: Path, trusted: bool) -> None:
     """With the certificate in ca_file the hello goes out; without, no byte of the token does."""
@@ -261,6 +263,7 @@ def test_tls_connects_to_whom_it_trusts(certificate: Path, trusted: bool) -> Non
             assert bool(client.pauses) != trusted
 
     asyncio.run(run())
+    gc.collect()
 
 
 def test_pauses_double_up_to_the_most_and_are_shared_out() -> None:

@@ -78,6 +78,7 @@ class IngestDouble:
     order: list[int] = field(default_factory=list)  # sequence numbers of openings
     port: int = 0
     tls: ssl.SSLContext | None = None
+    connections: set[ServerConnection] = field(default_factory=set)
     _server: Server | None = None
 
     @property
@@ -94,7 +95,7 @@ class IngestDouble:
     async def stop(self) -> None:
         """Cut all connections and listen no more."""
         if self._server is not None:
-            for connection in self._server.connections:
+            for connection in self.connections:
                 connection.transport.abort()
             self._server.close()
             await self._server.wait_closed()
@@ -104,6 +105,13 @@ class IngestDouble:
         return time.monotonic() + self.offset_s
 
     async def _client(self, socket: ServerConnection) -> None:
+        self.connections.add(socket)
+        try:
+            await self._serve(socket)
+        finally:
+            self.connections.remove(socket)
+
+    async def _serve(self, socket: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             hello = read_message(await socket.recv())
             assert isinstance(hello, Hello)
