@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 TAIL, RARE, MOST, USUAL, HALF = 0.999, 0.99, 0.97, 0.9, 0.5  # shares of runs that are no slower
+_OF_TAIL = {TAIL: 1.0, RARE: 0.95, MOST: 0.9, USUAL: 0.85, HALF: 0.8}  # where only the slowest is known
 _KEPT = 200  # runs
 _LATEST = 8  # runs that show whether the machine has become busy
 _DOUBT = 0.998  # by which an estimate falls each time that the stage is left out for it
@@ -67,7 +68,7 @@ class _Durations:
         """Return the duration that *share* of all runs keep, by those that are kept and by the last few."""
         count = len(self._ordered)
         if count < _LATEST:
-            return self.median if share <= HALF else self._ordered[-1]
+            return self._ordered[-1] * _OF_TAIL[share]
         latest = sorted(list(self._recent)[-_LATEST:])
         if share < TAIL:
             known = max(latest[_LATEST // 2], self._quantile(share))
@@ -122,7 +123,7 @@ class Costs:
         own = measured.get(nearest)
         known = 0.0 if own is None else own.share(share)
         if own is None or own.runs < _ENOUGH:
-            known = max(known, saved.get(nearest, 0.0))
+            known = max(known, saved.get(nearest, 0.0) * _OF_TAIL[share])
         return known * max(1.0, pixels / nearest)
 
     def typical_s(self, stage: str, pixels: int) -> float:

@@ -22,9 +22,14 @@ from runtime.model import Model
 from runtime.picture import Image
 from runtime.stream import Limits
 
+_AMPLE_MS = 600_000  # for `warm`: what runs under a deadline is to run, but nothing is left out
+
 
 class Codec:
-    """An opened bundle. One thread at a time may use it; open one per thread."""
+    """An opened bundle. One thread at a time may use it; open one per thread.
+
+    On the CPU, and once `warm` was called, one thread may feed decoders while another finishes others.
+    """
 
     def __init__(self, model: Model) -> None:
         """Wrap *model*; `Codec.open` is the usual way."""
@@ -103,7 +108,7 @@ class Codec:
             encoding = self.encode(image.astype(np.uint8))
             stream, shortest = encoding.stream, int(encoding.value.offsets[0])
             for length in (len(stream), max(shortest, len(stream) // 8)):
-                decoder = self.decoder()
+                decoder = self.decoder(Deadline.after_ms(_AMPLE_MS, self.model.clock))
                 decoder.feed(stream[:length])
                 decoder.preview()
                 decoder.finish()

@@ -78,6 +78,7 @@ class Decoder:
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._error_at_start = 0.0
+        self._begun = 0.0  # when the first bytes came
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -89,6 +90,8 @@ class Decoder:
             LimitExceeded: it claims more than the codec's limits, or takes more time to decode.
             Cancelled: `cancel` was called.
         """
+        if self._parser.received == 0:
+            self._begun = self._model.clock()
         with self._working():
             with self._watch.timed("parse"):
                 self._parser.feed(data)
@@ -337,14 +340,20 @@ class Decoder:
         return SAFETY_S if self._latents is None else reserve_s(self._model, self._pixels, self._aim)
 
     def _preview_is_better(self) -> bool:
-        """Decide, when g_s has to start now or never, whether more trits and the preview will make a better picture.
+        """Decide, when g_s has to start now or never, whether more bytes and the preview will make a better picture.
 
-        In the time that the preview saves at least a plane more can be decoded, which takes two thirds of the error.
+        The more bytes, the less error: in proportion, roughly. Until the preview has to start there are those that have
+        arrived and are not decoded, and those that will arrive if bytes go on coming as they did.
         """
-        if self._aim == PREVIEW or self._latents is None:
+        header = self._parser.header
+        if self._aim == PREVIEW or self._latents is None or header is None:
             return False
-        lost_by_preview = self._model.family.preview_share * self._error_at_start
-        return self._latents.error_left() * 2 / 3 > lost_by_preview
+        waited_s = self._model.clock() - self._begun
+        saved_s = self._reserve_s() - reserve_s(self._model, self._pixels, PREVIEW)
+        arriving = self._parser.received * saved_s / max(waited_s, _ROUNDING_S)
+        later = min(len(self._parser.body) + arriving, header.body_bytes)
+        gain = 1 - self._coder.bytes_read / later if later > 0 else 0.0
+        return self._latents.error_left() * gain > self._model.family.preview_share * self._error_at_start
 
     def _slice_s(self) -> float:
         """Return what the next slice, or the start of the next step, may take."""

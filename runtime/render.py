@@ -37,6 +37,7 @@ _KNOWN = 8  # runs of stages in a row after which these say more than the stages
 _TRIALS = 4  # runs after which a batch must have proved that it pays
 _AT_LEAST = 1.5  # times what a run took until it was ended: what it would have taken
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
+_DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
 _STOP_S = 0.001  # until a run that is to end ends, at least: one operation of its graph
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
@@ -211,12 +212,17 @@ def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
 
     Where nearly all runs are over by the deadline, but many too late for a preview, a preview is no better chance.
     """
-    if one.deadline is None:
+    if one.deadline is None or _unknown(model, one, roles):
         return None
     now, stages = one.watch.clock(), (*roles, "finish")
     until = one.instant - _insurance_s(model, one.pixels) - SAFETY_S
-    in_time = now + cost_s(model, one.pixels, stages, RARE) + SAFETY_S < one.instant
+    in_time = now + cost_s(model, one.pixels, stages, RARE) * _DARE + SAFETY_S < one.instant
     return until if now + cost_s(model, one.pixels, stages, USUAL if in_time else HALF) < until else None
+
+
+def _unknown(model: Model, one: Rendering, roles: Sequence[str]) -> bool:
+    """True if one of *roles* has never run; it has to run to its end for once, or what it takes is never learned."""
+    return any(model.costs.estimate_s(role, one.pixels) == 0 for role in roles)
 
 
 def _without_what_is_late(
@@ -238,11 +244,13 @@ def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[R
     that is ended in time for a preview risks nothing but the preview's being of fewer bytes.
     """
     now, stages = one.watch.clock(), (*roles, "finish")
+    if _unknown(model, one, roles):
+        return now < one.instant
     preview_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
     if roles == PREVIEW and one.last_preview is None:  # the only chance
         end = now + cost_s(model, one.pixels, stages, HALF)
     else:
-        end = now + cost_s(model, one.pixels, stages, MOST if roles == PREVIEW else RARE) + SAFETY_S
+        end = now + cost_s(model, one.pixels, stages, MOST if roles == PREVIEW else RARE) * _DARE + SAFETY_S
     if end >= one.instant:
         if roles == PREVIEW or _until(model, one, roles) is None:
             return False

@@ -313,9 +313,15 @@ class Worker(threading.Thread):
             self._changed.notify()
 
     def overload_s(self, job: Job) -> float:
-        """Return by how many seconds *job* is too much beside what is open."""
+        """Return by how many seconds *job* is too much beside what is open.
+
+        Beside nothing it never is: nobody is late for it, and what frames take is learned only from those that are
+        taken. A machine that was slow once would refuse for ever.
+        """
         with self._changed:
             jobs = [Job(one.order_by, max(0.0, one.cost_s - one.spent_s)) for one in self._tickets]
+        if not jobs:
+            return 0.0
         return overload_s([*jobs, job], self._clock())
 
     @property

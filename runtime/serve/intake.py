@@ -92,6 +92,11 @@ class OpenFrame:
         """Every byte is here."""
         return len(self.data) == self.size
 
+    @property
+    def settled(self) -> bool:
+        """The former answer rests on every byte that is here: another one would be no better."""
+        return self.former is not None and self.former.bytes >= len(self.data)
+
 
 class Intake:
     """All open camera frames of a server."""
@@ -179,7 +184,7 @@ class Intake:
         frame.client = client
         self._reopen(frame, due)
         client.send(Ack(frame.sequence, len(frame.data)))
-        if frame.answered and frame.former is not None and frame.whole:
+        if frame.answered and frame.former is not None:
             client.send(replace(frame.former, stored=frame.kept >= len(frame.data)))
             self._drop(frame)
 
@@ -232,14 +237,18 @@ class Intake:
         """Answer what is open, write what is to be written, end the threads."""
         await asyncio.to_thread(self.desk.stop)
         await asyncio.sleep(0)  # what the workers said last
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._settle()
         for frame in list(self._frames.values()):
             self._drop(frame)
+        await self._settle()
         self._to_disk.shutdown()
         self._to_jpeg.shutdown()
 
     # Inside.
+
+    async def _settle(self) -> None:
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _opened(self, camera: str, sequence: int) -> OpenFrame:
         try:
@@ -292,11 +301,8 @@ class Intake:
         """Make a frame that is new, or was answered, ready for another answer."""
         if frame.ticket is not None:
             return
-        if frame.whole and frame.former is not None:
-            frame.answered = True
-            return
-        frame.answered, frame.due = False, due
-        if frame.former is None or due is not None:
+        frame.answered, frame.due = frame.whole and frame.settled, due
+        if not frame.answered and (due is not None or not frame.settled):
             self._to_desk(frame)
 
     def _to_desk(self, frame: OpenFrame) -> None:

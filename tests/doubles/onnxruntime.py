@@ -45,18 +45,19 @@ def make_onnxruntime(
         def get_outputs(self) -> Any:
             return self._session.get_outputs()
 
-        def run(self, names: None, feeds: dict[str, Any]) -> list[Any]:
+        def run(self, names: None, feeds: dict[str, Any], run_options: Any = None) -> list[Any]:
             self.runs += 1
             tensorrt = self.wanted.get("TensorrtExecutionProvider")
             if tensorrt is not None:
                 Path(tensorrt["trt_engine_cache_path"], "made.engine").write_bytes(b"engine")
             shift = add if self.active[0] != "CPUExecutionProvider" else 0.0
-            return [output + shift for output in self._session.run(names, feeds)]
+            return [output + shift for output in self._session.run(names, feeds, run_options)]
 
     return SimpleNamespace(
         __version__="1.31.1",
         sessions=sessions,
         SessionOptions=real.SessionOptions,
+        RunOptions=real.RunOptions,
         ExecutionMode=real.ExecutionMode,
         GraphOptimizationLevel=real.GraphOptimizationLevel,
         InferenceSession=InferenceSession,

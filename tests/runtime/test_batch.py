@@ -5,6 +5,8 @@ Clock and costs are made up, as in the tests of deadlines.
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -269,3 +271,23 @@ def test_shipped_bundles_run_in_batches(codec: Codec, stream: bytes, tmp_path: P
         alone = codec.decode(stream[: len(stream) - 700 * place])
         assert picture.image is not None and alone.image is not None
         assert np.abs(picture.image.astype(int) - alone.image.astype(int)).max() <= 1
+
+
+def test_one_thread_feeds_while_another_finishes(tiny_codec: Codec, golden: dict[str, bytes]) -> None:
+    """Entropy decoding and synthesis of different pictures go on side by side, and each picture is what it was."""
+    names = [name for name in ("frames", "rgb", "grey") if name in golden] * 4
+    expected = {name: tiny_codec.decode(golden[name]).image for name in names}
+    ready: queue.Queue[Decoder] = queue.Queue(2)
+
+    def feed() -> None:
+        for name in names:
+            decoder = tiny_codec.decoder()
+            decoder.feed(golden[name])
+            ready.put(decoder)
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    for name in names:
+        ((_, result),) = finish_together([ready.get(timeout=60)])
+        assert (picture_of(result).image == expected[name]).all()
+    feeding.join(60)

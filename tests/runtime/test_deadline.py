@@ -103,9 +103,9 @@ def test_passed_deadline_is_a_miss_even_with_a_preview(world: World) -> None:
     assert picture.margin_ms == pytest.approx(-5.0)
 
 
-@pytest.mark.parametrize(("left_s", "skipped"), [(0.0306, ("post_low",)), (0.0316, ()), (0.0214, ("post_low", "g_s"))])
+@pytest.mark.parametrize(("left_s", "skipped"), [(0.0304, ("post_low",)), (0.0306, ()), (0.0208, ("post_low", "g_s"))])
 def test_stages_fit_only_with_a_safety_margin(world: World, left_s: float, skipped: tuple[str, ...]) -> None:
-    """What is run leaves its estimate, that of the last touches, and half a millisecond."""
+    """What is run leaves nearly its estimate and that of the last touches, and half a millisecond."""
     picture = finished(world, world.early, left_s)
     assert picture.skipped == skipped and not picture.missed
 
@@ -237,20 +237,21 @@ def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, mon
 
 
 def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When g_s would have to start and nearly nothing has arrived, there is time until the preview has to."""
+    """When g_s would have to start, hardly anything is known, and bytes may still come, there is time for a preview.
+
+    Not so if much is known, or if the link was silent for so long that nothing much is to be expected of it.
+    """
     monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
     start = Header.from_bytes(world.stream, Limits()).body_start
-    for length, roles in ((start, ("preview",)), (len(world.stream) - 100, ("g_s",))):
-        decoder = world.codec.decoder(world.deadline(1.0))
+    saved = COSTS["g_s"] - COSTS["preview"]
+    for length, silent_s, gain_s in ((start, 0.005, saved), (start, 0.9, 0.0), (len(world.stream) - 100, 0.005, 0.0)):
+        decoder = world.codec.decoder(world.deadline(FULL + silent_s))
         decoder.feed(world.stream[:length])
         first = decoder.finish_by()
-        assert first == pytest.approx(world.now + 1.0 - FULL)
+        assert first == pytest.approx(world.now + silent_s)
         assert first is not None
         world.now = first
-        wait = sum(COSTS[stage] for stage in ("reconstruct", *roles, "finish")) + SAFETY
-        assert decoder.finish_by() == pytest.approx(world.now + FULL - wait)
-        decoder.feed(world.stream[length:])
-        assert decoder.finish().skipped == (() if roles == ("g_s",) else ("g_s",))
+        assert decoder.finish_by() == pytest.approx(first + gain_s, abs=1e-6)
 
 
 def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,11 +323,12 @@ def test_a_stage_left_out_is_tried_again(world: World) -> None:
     costs = world.codec.model.costs = Costs()
     for stages in ("reconstruct+g_s+finish", "g_s+finish"):
         for _ in range(30):
-            costs.record(stages, 512 * 768, 0.050)
+            costs.record(stages, 512 * 768, 0.052)
+    costs.record("g_s", 512 * 768, 0.050)
     world.takes["g_s"] = 0.020
-    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(80)]
+    skipped = [finished(world, world.stream, 0.050).skipped for _ in range(100)]
     first = skipped.index(())
-    assert 20 < first < 70 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
+    assert 20 < first < 90 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
 
 
 def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:

@@ -14,6 +14,7 @@ Definitions:
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import time
@@ -164,6 +165,8 @@ class DeadlineWorker:
         image = image_from_bytes(content, unit.path)
         codec = self._codec_of(place)
         codec.warm(image.shape[1], image.shape[0])
+        gc.collect()
+        gc.freeze()  # a collection looks through all that is loaded: 60 ms, at any moment; receivers do this, too
         stream = codec.encode(image).stream
         costs = calibrate(codec, stream, self._job.calibration)
         ideals = _Ideals(codec, stream, image)
@@ -182,6 +185,7 @@ class DeadlineWorker:
 
     def close(self) -> None:
         """Free the engines, and end the load."""
+        gc.unfreeze()
         self._stack.close()
 
     def _decode(

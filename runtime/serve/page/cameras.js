@@ -1,7 +1,7 @@
 // All cameras: a card for each, whose picture sharpens as bytes arrive.
 
 import { MOST, drawRecord, isLate, rateOf, summaryOf } from "./chart.js";
-import { draw, element, shape, write, writeAge, writeBytes, writeClock, writeLabel, writeOutcome, writePercent,
+import { draw, element, shape, write, writeAge, writeClock, writeLabel, writeOutcome, writePart, writePercent,
   writeRate }
   from "./dom.js";
 import * as server from "./server.js";
@@ -107,7 +107,7 @@ class Card {
     if (one.status) this.view.href = this.name.href = where; // answered: there is something to look into
     const arrived = one.held ?? one.bytes;
     this.arrived.style.width = `${100 * arrived / (one.size || 1)}%`;
-    write(this.bytes, `${writeBytes(arrived)} of ${writeBytes(one.size)}`);
+    write(this.bytes, writePart(arrived, one.size));
     write(this.steps, one.steps_total ? `${(one.steps ?? 0).toFixed(1)} of ${one.steps_total}` : "–");
     if (one.status) {
       write(this.margin, writeOutcome(one));

@@ -32,6 +32,13 @@ export function writeBytes(count) {
   return `${(count / 1e6).toFixed(1)} MB`;
 }
 
+/** Return a part of a whole; the unit once, if it is the same. */
+export function writePart(part, whole) {
+  const [one, other] = [writeBytes(part), writeBytes(whole)];
+  const unit = other.split(" ")[1];
+  return `${one.endsWith(` ${unit}`) ? one.split(" ")[0] : one} of ${other}`;
+}
+
 export function writeRate(bitsPerSecond) {
   if (bitsPerSecond < 1e6) return `${Math.round(bitsPerSecond / 1000)} kbit/s`;
   return `${(bitsPerSecond / 1e6).toFixed(1)} Mbit/s`;

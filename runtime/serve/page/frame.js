@@ -1,7 +1,8 @@
 // One frame: its picture, steps and label at any cut of its stream.
 
 import { isLate } from "./chart.js";
-import { STATUS_WORDS, draw, element, write, writeBytes, writeClock, writeLabel, writeOutcome, writePercent } from "./dom.js";
+import { STATUS_WORDS, draw, element, write, writeBytes, writeClock, writeLabel, writeOutcome, writePart, writePercent }
+  from "./dom.js";
 import * as server from "./server.js";
 
 const POSITIONS = 200; // of the slider; quadratic, as the first bytes change most
@@ -63,7 +64,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
     label.classList.toggle("soft", !one.label);
     write(confidence, writePercent(one.confidence));
     sureness.style.width = `${100 * (one.confidence ?? 0)}%`;
-    write(bytes, `${writeBytes(one.bytes)} of ${writeBytes(one.size)}`);
+    write(bytes, writePart(one.bytes, one.size));
     write(bpp, one.width ? (8 * one.bytes / (one.width * one.height)).toFixed(3) : "–");
     write(steps, one.steps_total ? `${one.steps.toFixed(2)} of ${one.steps_total}` : "none");
     write(state, one.damaged ? "damaged" : one.complete ? "whole" : one.steps_total ? "a prefix" : "too short");
@@ -102,7 +103,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
 
   const moved = () => {
     wanted = bytesAt(Number(slider.value), held);
-    const text = `${writeBytes(wanted)} of ${writeBytes(held)}`;
+    const text = writePart(wanted, held);
     write(cut, text);
     slider.setAttribute("aria-valuetext", text);
     refresh();
@@ -133,7 +134,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
       entries.push(["Outcome", STATUS_WORDS[answered.status] ?? answered.status]);
       if (answered.margin_ms != null && answered.status !== "missed") entries.push(["Margin", writeOutcome(answered)]);
       if (answered.label) entries.push(["Label", `${writeLabel(answered.label)}, ${writePercent(answered.confidence)}`]);
-      entries.push(["Used", `${writeBytes(answered.bytes)} of ${writeBytes(one.size)}`]);
+      entries.push(["Used", writePart(answered.bytes, one.size)]);
     }
     entries.push(["Kept", held < one.size ? `${writeBytes(held)}, trimmed or cut off` : "all bytes"]);
     if (one.width) entries.push(["Picture", `${one.width} × ${one.height}`]);

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import PIL.Image
@@ -63,32 +61,6 @@ def twelve_pictures(tmp_path_factory: pytest.TempPathFactory, chelsea: Image) ->
 def many(tmp_path: Path, twelve_pictures: Path) -> Path:
     """A copy of `twelve_pictures`."""
     return shutil.copytree(twelve_pictures, tmp_path / "many")
-
-
-@pytest.fixture(scope="session")
-def onnx_writer() -> ModuleType:
-    """The module that writes ONNX files, of the tests of engines."""
-    spec = importlib.util.spec_from_file_location("onnx_writer", TESTS / "engines" / "onnx_writer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def classifier_of_colours(onnx_writer: ModuleType) -> bytes:
-    """A classifier of three classes: red, green, blue, by the mean over the picture; scores are ten times the means."""
-    w = onnx_writer
-    weight = 10 * np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
-    nodes = [
-        w.node("GlobalAveragePool", ["image"], ["mean"]),
-        w.node("Conv", ["mean", "weight"], ["scores"], {"kernel_shape": [1, 1]}),
-        w.node("Flatten", ["scores"], ["logits"]),
-    ]
-    dims = b"".join(w.field(1, w.field(1 if isinstance(size, int) else 2, size)) for size in ("B", 3))
-    logits = w.field(1, "logits") + w.field(2, w.field(1, w.field(1, w.FLOAT) + w.field(2, dims)))
-    model: bytes = w.model(nodes, [w.tensor("weight", weight)], [w.port("image", 3)], [logits])
-    return model
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from serving import PATIENCE_S, Camera, Running, serving
 from starlette.routing import Route
 
-from runtime.protocol import Chunk, Frame, Result
+from runtime.protocol import Ack, Chunk, End, Frame, Result
 from runtime.serve.app import Server, build_app
 from runtime.serve.openapi import document
 from runtime.serve.settings import ListenSettings, TokenSettings
@@ -78,7 +78,13 @@ def test_a_server_that_ends_answers_what_is_open(settings, tiny_codec, tiny_stre
         waited = threading.Event()
         while gate.receive().bytes < 300:
             waited.wait(0.01)
+        gate.send(Frame(2, len(tiny_stream), None, 20.0, 1e9), Chunk(2, 0, tiny_stream[:200]), End(2, 200))
+        gate.until(Result)
+        gate.send(Chunk(2, 200, tiny_stream[200:250]))  # too late for the answer, but not for the store
+        while gate.receive() != Ack(2, 250):
+            waited.wait(0.01)
     again = Server(settings, {})
+    assert again.store.stream(again.store.frame("gate", 2)) == tiny_stream[:250]
     row = again.store.frame("gate", 1)
     assert again.store.stream(row) == tiny_stream[:300]
     assert row.result.status == "ok" and row.result.bytes == 300

@@ -295,6 +295,16 @@ def test_one_frame_too_many_is_known_before_it_is_taken(tiny_codec, bench):
     assert desk.overload_s("gate", 1007.0) == 0.0 and desk.overload_s("gate", None) == 0.0
 
 
+def test_a_machine_that_was_slow_once_takes_frames_again(tiny_codec, bench):
+    """However long frames took, one is taken where nothing else waits; the next has to fit beside it."""
+    one = bench()
+    desk = Desk([tiny_codec], clock=lambda: one.now)
+    desk.note_cost("gate", 100.0)
+    assert desk.overload_s("gate", one.now + 1.0) == 0.0
+    desk.open("gate", one.now + 1.0, Heard())
+    assert desk.overload_s("gate", one.now + 1.0) > 0.0
+
+
 # Threads.
 
 

@@ -290,7 +290,7 @@ def test_keyboard_leads_to_a_frame_and_through_its_prefixes(browser: Browser, se
     browser.shoot("frame-cut")
     slider.send_keys(Keys.HOME)
     browser.until_text(".stage", "No picture yet: the first takes")
-    assert browser.text("output").startswith("0 B of")
+    assert browser.text("output").startswith("0 of")
     slider.send_keys(Keys.END)
     assert browser.until_pixels(".stage canvas", other_than=part) == whole
 
