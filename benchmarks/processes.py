@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -168,6 +169,12 @@ def running(*programs: Program) -> Iterator[None]:
     finally:
         for program in programs:
             program.kill()
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """Return *report* as JSON for people: indented, but lists of plain values on one line each."""
+    indented = json.dumps(report, indent=1)
+    return re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", indented) + "\n"
 
 
 def free_port() -> int:

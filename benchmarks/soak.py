@@ -107,7 +107,7 @@ def main() -> int:
     print(json.dumps(report["counts"], indent=1))
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(processes.report_text(report))
     return int(any(one["grows"] for one in report["growth"]) or report["failed"] != [])
 
 

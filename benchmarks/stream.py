@@ -19,7 +19,6 @@ What a receiver had is read from the server's store and decoded anew, from the b
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -93,7 +92,7 @@ def main() -> None:
     print(report["table"])
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        arguments.json.write_text(processes.report_text(report))
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from processes import Program, camera, free_port, server
+from processes import Program, camera, free_port, report_text, server
 from stream_side import jpeg_of
 
 from runtime.settings import tomllib
@@ -60,3 +61,11 @@ def test_names_of_senders(name: str, progressive: bool, quality: int | None, sha
     assert codec is not None
     assert (codec.progressive, codec.quality, codec.share) == (progressive, quality, share)
     assert jpeg_of("cutoff") is None
+
+
+def test_reports_are_json_with_short_lines() -> None:
+    """Lists of plain values stand on one line each, and nothing is changed."""
+    report = {"table": "a [b]\n c", "rows": [[1, "x  y", None], [2.5, "[", True]], "summaries": [{"sender": "cutoff"}]}
+    text = report_text(report)
+    assert json.loads(text) == report
+    assert len(text.splitlines()) < 16
