@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.costs import Costs
+from engines.costs import TAIL, Costs
 from runtime import Codec, Deadline
 from runtime.decoder import Decoder, Picture
 from runtime.encoder import encode
@@ -292,7 +292,7 @@ class FixedCosts(Costs):
     def record(self, stage: str, pixels: int, seconds: float) -> None:
         pass
 
-    def estimate_s(self, stage: str, pixels: int) -> float:
+    def estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
         return self._seconds.get(stage, 0.0)
 
 
