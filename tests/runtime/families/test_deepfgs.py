@@ -51,7 +51,7 @@ class Networks:
         self._run = codec.model.run
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def __call__(self, role: str, *inputs: Any) -> Any:
+    def __call__(self, role: str, *inputs: Any, until: float | None = None) -> Any:
         self.calls.append((role, inputs))
         return getattr(self, role)(*inputs)
 
