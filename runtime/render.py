@@ -246,7 +246,7 @@ def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[R
     """
     now, stages = one.watch.clock(), (*roles, "finish")
     if _unknown(model, one, roles):
-        return now < one.instant
+        return now + cost_s(model, one.pixels, stages, HALF) < one.instant
     preview_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
     if roles == PREVIEW and one.last_preview is None:  # the only chance
         end = now + cost_s(model, one.pixels, stages, HALF)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.costs import Costs
+from engines.costs import TAIL, Costs
 from runtime import Codec, Deadline
 from runtime.decoder import Decoder, Picture
 from runtime.encoder import encode
@@ -51,7 +51,7 @@ class Networks:
         self._run = codec.model.run
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def __call__(self, role: str, *inputs: Any) -> Any:
+    def __call__(self, role: str, *inputs: Any, until: float | None = None) -> Any:
         self.calls.append((role, inputs))
         return getattr(self, role)(*inputs)
 
@@ -292,7 +292,7 @@ class FixedCosts(Costs):
     def record(self, stage: str, pixels: int, seconds: float) -> None:
         pass
 
-    def estimate_s(self, stage: str, pixels: int) -> float:
+    def estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
         return self._seconds.get(stage, 0.0)
 
 
