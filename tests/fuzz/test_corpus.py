@@ -89,7 +89,7 @@ def test_a_target_raises_what_is_no_error_of_cutoff(name: str, monkeypatch: pyte
         "stream": "runtime.stream.Header.from_bytes",
         "head": "runtime.entropy.plan.Field.known_symbols",
         "body": "runtime.entropy.plan.Step.next_window",
-        "decoder": "runtime.decoder.Decoder._render",
+        "decoder": "runtime.decoder.Decoder.picture",
         "manifest": "targets.manifest.parse_manifest",
         "tables": "targets.tables.read_arrays",
         "onnx": "targets.onnx.read_graph",

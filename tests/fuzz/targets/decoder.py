@@ -13,6 +13,7 @@ import numpy as np
 from targets.source import Source
 from targets.streams import GOLDEN, golden_streams, portions, repaired
 
+from engines.costs import Costs
 from runtime import Codec, Deadline, Limits
 from runtime.entropy.choose import installed_coders
 from runtime.errors import Incomplete, LimitExceeded, ModelMismatch, StreamError
@@ -21,13 +22,16 @@ _LONGEST_SIDE = 160
 _LIMITS = Limits(pixels=_LONGEST_SIDE**2, head_bytes=1 << 12, body_bytes=1 << 16, seconds=math.inf)  # hangs: see run.py
 
 
-class Looks(Deadline):
-    """A deadline far away, which has passed when it was looked at so many times."""
+class Looks:
+    """A clock on which a second passes whenever it is looked at."""
 
-    def left_s(self) -> float:
-        """Return a long time or none."""
-        object.__setattr__(self, "instant", self.instant - 1)
-        return 1e6 if self.instant > 0 else -1.0
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        self.now += 1.0
+        return self.now
 
 
 def one_input(data: bytes) -> None:
@@ -38,7 +42,9 @@ def one_input(data: bytes) -> None:
     stream = source.rest()
     if mode & 1:
         stream = repaired(stream, codec.bundle.exact_id, _LONGEST_SIDE, mode >> 3 & 7)
-    strict, deadline = bool(mode & 2), Looks(looks) if mode & 64 else None
+    strict = bool(mode & 2)
+    codec.model.costs = Costs()  # what one input does depends on no other
+    deadline = Deadline(codec.model.clock() + looks) if mode & 64 else None
     decoder = codec.decoder(deadline, strict=strict)
     try:
         for portion in portions(stream, splits):
@@ -80,4 +86,7 @@ def seeds() -> dict[str, bytes]:
 def _codecs() -> list[Codec]:
     """Return the tiny bundle opened with the first and with the last of the installed coders."""
     names = installed_coders()
-    return [Codec.open(GOLDEN / "tiny", threads=1, limits=_LIMITS, coder=name) for name in (names[0], names[-1])]
+    return [
+        Codec.open(GOLDEN / "tiny", threads=1, limits=_LIMITS, coder=name, clock=Looks())
+        for name in (names[0], names[-1])
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -55,7 +56,7 @@ def walk(field: Field, plan: Plan = trit_planes) -> list[Step]:
     steps = []
     for step in plan(field):
         step.receive(step.trits())
-        steps.append(step)
+        steps.append(replace(step))  # a step gives its arrays back as the next is made
     return steps
 
 

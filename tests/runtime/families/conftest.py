@@ -42,10 +42,10 @@ def make_model(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> M
     def make(groups: int, coder: str = "constriction") -> Model:
         model = copy.copy(tiny_codec.model)
 
-        def run(role: str, *inputs: Any) -> Any:
+        def run(role: str, *inputs: Any, until: float | None = None) -> Any:
             if role == "preview":
                 inputs = (*inputs, np.zeros_like(inputs[0]))
-            outputs = tiny_codec.model.run(role, *inputs)
+            outputs = tiny_codec.model.run(role, *inputs, until=until)
             return outputs[1:] if role == "h_s" else outputs
 
         model.coder = open_coder(model.tables, coder, kernels)
