@@ -38,8 +38,9 @@ class Sticky(RequestRouter):  # type: ignore[misc]
         camera = camera_of(getattr(request, "asgi_scope", {}))
         if camera is None:
             return [random.sample(candidate_replicas, len(candidate_replicas))]
-        by_name = {_name(replica): replica for replica in candidate_replicas}
-        return [[by_name[name]] for name in ranked(camera, by_name)]
+        # A replica whose place is not known yet gets no cameras: they would have to move soon.
+        placed = {place: one for one in candidate_replicas if (place := one.routing_stats.get("place"))}
+        return [[placed[place]] for place in ranked(camera, placed)]
 
 
 class Replica:
@@ -93,8 +94,3 @@ def _build(settings: ServerSettings) -> Starlette:
     slot = Slot(settings.store.folder)
     _slots[:] = [slot]
     return build_app(slot.settings(settings))
-
-
-def _name(replica: Any) -> str:
-    """Return by which name cameras know a replica: its place, which outlives it, once that is known."""
-    return str(replica.routing_stats.get("place") or replica.replica_id.unique_id)
