@@ -154,8 +154,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(live: Live) -> int:
     check_extras()
     with live.running() as session:
-        print(f"look at {session.address}/ ; end with Ctrl-C", flush=True)
         try:
+            print(f"look at {session.address}/ ; end with Ctrl-C", flush=True)
             session.wait(None)
         except KeyboardInterrupt:
             note("ending")

@@ -30,7 +30,7 @@ from runtime.picture import Image
 from runtime.serve.classify import open_classifier
 from runtime.serve.desk import Classify
 from runtime.serve.settings import ClassifierSettings
-from runtime.stream import Limits, StreamParser
+from runtime.stream import HEADER_BYTES, Header, Limits
 
 T = TypeVar("T")
 
@@ -95,18 +95,19 @@ class Cuts:
             limits: what a stream may cost.
             most_waiting: questions at a time; more are refused.
         """
-        self._setting = (bundle, classifier, limits)
+        self._setting, self._limits = (bundle, classifier, limits), limits
         self._most_waiting, self._waiting = most_waiting, 0
         self._pool: ProcessPoolExecutor | None = None
 
-    async def facts(self, prefix: bytes) -> Facts:
-        """Return what *prefix* is worth.
+    async def facts(self, stream: bytes, cut: int) -> Facts:
+        """Return what the first *cut* bytes of *stream* are worth; where they hold no picture, at once.
 
         Raises:
             Busy: too many questions at a time, or the process had to be started anew.
             CutoffError: it is no stream, or needs another bundle.
         """
-        return await self._ask(_facts, prefix)
+        short = facts_without_picture(stream, cut, self._limits)
+        return short if short is not None else await self._ask(_facts, stream[:cut])
 
     async def picture(self, prefix: bytes, width: int | None, form: str) -> bytes:
         """Return the picture of *prefix*, at most *width* pixels wide, as a file of format *form*, one of `FORMATS`.
@@ -209,26 +210,17 @@ def decode_cut(codec: Codec, classify: Classify | None, prefix: bytes) -> tuple[
     Raises:
         CutoffError: it is no stream, or needs another bundle.
     """
-    try:
-        picture = codec.decode(prefix)
-    except Incomplete:
-        parser = StreamParser(codec.model.limits)
-        parser.feed(prefix)
-        header = parser.header
-        if header is None:
-            return Facts(len(prefix), decodable=False), None
-        start, size = header.body_start, header.stream_bytes
-        return Facts(len(prefix), False, start, header.width, header.height, size), None
+    short = facts_without_picture(prefix, len(prefix), codec.model.limits)
+    if short is not None:
+        return short, None
+    picture = codec.decode(prefix)
     image = picture.image
     assert image is not None  # there was no deadline
-    parser = StreamParser(codec.model.limits)
-    parser.feed(prefix)
-    assert parser.header is not None
     label = None if classify is None else classify(image)
     facts = Facts(
         bytes=len(prefix),
         decodable=True,
-        first_bytes=parser.header.body_start,
+        first_bytes=Header.from_bytes(prefix, codec.model.limits).body_start,
         width=image.shape[1],
         height=image.shape[0],
         size=picture.bytes_total,
@@ -241,6 +233,20 @@ def decode_cut(codec: Codec, classify: Classify | None, prefix: bytes) -> tuple[
         confidence=None if label is None else label.confidence,
     )
     return facts, image
+
+
+def facts_without_picture(stream: bytes, cut: int, limits: Limits) -> Facts | None:
+    """Return what is known of the first *cut* bytes of *stream* if they are too few for a picture, else None.
+
+    Raises:
+        CutoffError: it is no stream.
+    """
+    if len(stream) < HEADER_BYTES:
+        return Facts(cut, decodable=False)
+    header = Header.from_bytes(stream, limits)
+    if cut >= header.body_start:
+        return None
+    return Facts(cut, False, header.body_start, header.width, header.height, header.stream_bytes)
 
 
 def write_picture(image: Image, width: int | None, form: str) -> bytes:

@@ -173,12 +173,7 @@ class Views:
 
     async def _frame(self, request: Request) -> Response:
         one, stream, cut = await self._cut(request)
-        facts = await self._cuts.facts(stream[:cut])
-        if facts.width is None:  # not even the header: others may want to know how large the picture will be
-            whole = await self._cuts.facts(stream)
-            facts = dataclasses.replace(
-                facts, width=whole.width, height=whole.height, size=whole.size, first_bytes=whole.first_bytes
-            )
+        facts = await self._cuts.facts(stream, cut)
         earlier, later = await asyncio.to_thread(self._store.neighbours, one.camera, one.sequence)
         content = {
             "camera": one.camera,

@@ -1,4 +1,4 @@
-// Small helpers around the document, and how figures are written.
+// Around the document: elements, drawings, and how figures are written.
 
 /** Return an element with attributes and children; an attribute that begins with "on" is a listener. */
 export function element(tag, attributes = {}, ...children) {

@@ -22,7 +22,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
   const later = element("button", { type: "button", disabled: true }, "Later ›");
   const title = element("h2", {}, `${camera}, frame ${sequence}`);
   const canvas = element("canvas", { class: "blank", role: "img", width: 3, height: 2 });
-  const absent = element("p", { class: "absent" }, "…");
+  const absent = element("p", { class: "absent" }, "Decoding");
   const picture = element("div", { class: "picture" }, canvas, absent, element("div", { class: "busy" }));
   const slider = element("input", {
     type: "range", id: "cut", min: 0, max: POSITIONS, step: 1, value: POSITIONS, disabled: true,
