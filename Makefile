@@ -29,10 +29,11 @@ demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo --live $(if $(SOURCE),--source $(SOURCE))
 
 # Every figure of README: make figures KODAK=folder CLASSIFY=folder-with-classifier [CURVES="published.csv ..."]
-# Takes hours on two cores, and an otherwise idle machine, as times are measured; a rerun goes on. See CONTRIBUTING.md.
+# Takes an hour or more on two cores, and an otherwise idle machine, as times are measured; a rerun goes on. See CONTRIBUTING.md.
 figures: $(VENV)/.eval
 	PYTHONPATH=. $(BIN)/python benchmarks/figures.py --kodak $(KODAK) --classify $(CLASSIFY) \
 	  $(if $(CURVES),--curves $(CURVES)) --out figures --readme README.md
+	$(MAKE) speed PICTURES=$(KODAK)
 
 # README's tables of speed and memory: make speed PICTURES=folder; half an hour on an otherwise idle machine.
 speed: $(VENV)/.dev
