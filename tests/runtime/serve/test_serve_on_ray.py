@@ -110,8 +110,10 @@ def test_cameras_stay_with_their_server_and_find_its_store_again_when_it_was_kil
     victim = home["camera-0"]
     other = next(name for name, place in home.items() if place != victim)
     with connected(cluster, other, exact_id) as bystander, connected(cluster, "camera-0", exact_id):
+        assert answered(bystander, sequence + 1, tiny_stream).stored
+        assert homes(tmp_path, sequence + 1) == {other: home[other]}
         os.kill(pids[victim], signal.SIGKILL)
-        assert answered(bystander, sequence + 1, tiny_stream).status == "ok"  # never noticed
+        assert answered(bystander, sequence + 2, tiny_stream).status == "ok"  # never noticed
     while int((tmp_path / "store" / f"slot-{victim}" / "lock").read_text().strip() or 0) in (0, pids[victim]):
         assert time.monotonic() < until
         threading.Event().wait(0.5)
