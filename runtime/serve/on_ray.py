@@ -32,15 +32,27 @@ _slots: list[Slot] = []  # of this process: one at most
 class Sticky(RequestRouter):  # type: ignore[misc]
     """Brings a camera's connections, and requests about it, to its server; anything else to any."""
 
+    def initialize_state(self, **options: Any) -> None:
+        """Begin with no replica known."""
+        self._places: dict[Any, str] = {}
+
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
         """Return the replicas to try, the best first."""
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
         camera = camera_of(getattr(request, "asgi_scope", {}))
         if camera is None:
             return [random.sample(candidate_replicas, len(candidate_replicas))]
-        # A replica whose place is not known yet gets no cameras: they would have to move soon.
-        placed = {place: one for one in candidate_replicas if (place := one.routing_stats.get("place"))}
-        return [[placed[place]] for place in ranked(camera, placed)]
+        # A replica whose place is not known yet gets no cameras: they would have to move soon. One that is too busy to
+        # report is where it was.
+        for one in candidate_replicas:
+            if place := one.routing_stats.get("place"):
+                self._places[one.replica_id] = place
+        alive = {one.replica_id for one in candidate_replicas}
+        self._places = {replica: place for replica, place in self._places.items() if replica in alive}
+        placed = {self._places[one.replica_id]: one for one in candidate_replicas if one.replica_id in self._places}
+        # Only its own server is offered: one that is merely slow to say how busy it is keeps its cameras. One that is
+        # dead is no candidate any more.
+        return [[placed[place]] for place in ranked(camera, placed)[:1]]
 
 
 class Replica:

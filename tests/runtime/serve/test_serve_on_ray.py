@@ -107,16 +107,17 @@ def test_cameras_stay_with_their_server_and_find_its_store_again_when_it_was_kil
         assert set(home) == set(CAMERAS)
         threading.Event().wait(0.5)
 
-    victim = home["camera-0"]
-    other = next(name for name, place in home.items() if place != victim)
-    with connected(cluster, other, exact_id) as bystander, connected(cluster, "camera-0", exact_id):
+    with connected(cluster, "camera-0", exact_id) as bystander:
+        assert answered(bystander, sequence + 1, tiny_stream).stored
+        victim = 1 - homes(tmp_path, sequence + 1)["camera-0"]
         os.kill(pids[victim], signal.SIGKILL)
-        assert answered(bystander, sequence + 1, tiny_stream).status == "ok"  # never noticed
+        assert answered(bystander, sequence + 2, tiny_stream).status == "ok"  # never noticed
+    moved = next(name for name, place in home.items() if place == victim)
     while int((tmp_path / "store" / f"slot-{victim}" / "lock").read_text().strip() or 0) in (0, pids[victim]):
         assert time.monotonic() < until
         threading.Event().wait(0.5)
     while True:  # until the router knows that the place is back
-        with connected(cluster, "camera-0", exact_id) as camera:
+        with connected(cluster, moved, exact_id) as camera:
             camera.send(Frame(sequence, len(tiny_stream), None, None, 1e9))
             if camera.until(Ack).bytes == len(tiny_stream):
                 assert camera.until(Result).stored
