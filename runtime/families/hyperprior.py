@@ -47,19 +47,25 @@ def sigma_levels(codes: Tensor, shape: tuple[int, ...], level_of_code: NDArray[n
     return levels.reshape(shape)
 
 
-def symbols_around(mu: NDArray[np.int32], latent: Tensor) -> NDArray[np.int32]:
+def compact(mu: Tensor) -> NDArray[np.integer]:
+    """Return *mu*, whole numbers of any shape, as (n,) integers of 16 bits, or of 32 where these are too few."""
+    fits = mu.min(initial=0) >= -(1 << 15) and mu.max(initial=0) < 1 << 15
+    return mu.reshape(-1).astype(np.int16) if fits else mu.reshape(-1).astype(np.int32)
+
+
+def symbols_around(mu: NDArray[np.integer], latent: Tensor) -> NDArray[np.int32]:
     """int32 (n,): how far *latent*, any shape of n elements, is from *mu*, (n,) in 1/64, rounded to whole numbers."""
     symbols, flat = np.empty(mu.size, np.int32), latent.reshape(-1)
     for part in portions(mu.size):
-        symbols[part] = np.rint(flat[part] - mu[part] * np.float32(1 / MEAN_UNIT))
+        symbols[part] = np.rint(flat[part] - mu[part].astype(np.int32) * np.float32(1 / MEAN_UNIT))
     return symbols
 
 
-def values(table: NDArray[np.integer], nodes: NDArray[np.int32], mu: NDArray[np.int32] | int = 0) -> Tensor:
+def values(table: NDArray[np.integer], nodes: NDArray[np.int32], mu: NDArray[np.integer] | int = 0) -> Tensor:
     """float32 (n,): what *table*, in 1/64, says of every node, plus *mu*, in 1/64, one for all or one for each."""
     result = np.empty(len(nodes), np.float32)
     for part in portions(len(nodes)):
-        result[part] = table.take(nodes[part]) + (mu if isinstance(mu, int) else mu[part])
+        result[part] = table.take(nodes[part]) + (mu if isinstance(mu, int) else mu[part].astype(np.int32))
     result *= np.float32(1 / MEAN_UNIT)
     return result
 

@@ -23,6 +23,7 @@ from runtime.families.hyperprior import (
     CODES,
     Y_STRIDE,
     Z_STRIDE,
+    compact,
     count_setting,
     sigma_levels,
     symbols_around,
@@ -114,7 +115,7 @@ class PlaneLatents:
             None if z is None else z.reshape(-1),
         )
         self.y: Field | None = None
-        self.mu: NDArray[np.int32] | None = None  # of y's elements, in 1/64
+        self.mu: NDArray[np.integer] | None = None  # of y's elements, in 1/64
         self._planes = 0
         self._step: Step | None = None
         self._plane_trits = self._plane_before = 0  # of the plane under way: all, and those before the step
@@ -127,13 +128,13 @@ class PlaneLatents:
         self.y = Field(levels, tables, symbols)
         self._planes = int(tables.trits[np.flatnonzero(np.bincount(levels))].max(initial=0))
 
-    def _side(self, z_symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def _side(self, z_symbols: NDArray[np.int32]) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
         """Run h_s, and return mu and the sigma level of every element."""
         family = self._family
         mu, codes = family.run("h_s", z_symbols.astype(np.float32).reshape(1, *self._z_shape))
         if mu.shape != (1, *self.y_shape):
             raise BundleError(f"h_s gives mu {mu.shape}, not {(1, *self.y_shape)}")
-        return mu.reshape(-1).astype(np.int32), sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
+        return compact(mu), sigma_levels(codes, mu.shape, family.level_of_code).reshape(-1)
 
     def head(self) -> Iterator[Step]:
         """Yield the planes of z."""
