@@ -51,7 +51,7 @@ def main() -> None:
     kept = arguments.out / "few" if arguments.few else RESULTS
     kept.mkdir(exist_ok=True)
     for name, report in reports.items():
-        (kept / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (kept / f"{name}.json").write_text(json.dumps(report, separators=(",", ":")) + "\n", encoding="utf-8")
     shutil.copyfile(arguments.out / "rd" / "rows.csv", kept / "kodak-rd.csv")
     call(ROOT / "benchmarks" / "smoothness.py", few(arguments)[0], "--json", kept / "smoothness.json")
     drawn = kept if arguments.few else ROOT / "docs"

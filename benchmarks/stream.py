@@ -120,8 +120,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         "settings": {key: _plain(value) for key, value in vars(arguments).items() if key not in ("json", "folder")},
         "table": table(summaries),
         "summaries": [asdict(one) for one in summaries],
-        "columns": list(Row.__dataclass_fields__),
-        "rows": [[_rounded(value) for value in asdict(row).values()] for row in rows],
     }
 
 
@@ -261,10 +259,6 @@ def _wait_for(condition: Callable[[], bool], program: processes.Program, timeout
         if time.monotonic() > ends or (ended and not condition()):
             raise RuntimeError(f"{program.name} has stopped: {program.said()[-3000:]}")
         time.sleep(0.01)
-
-
-def _rounded(value: object) -> object:
-    return round(value, 3) if isinstance(value, float) else value
 
 
 def _plain(value: object) -> object:
