@@ -24,7 +24,7 @@ _OF_TAIL = {TAIL: 1.0, RARE: 0.95, MOST: 0.9, USUAL: 0.85, HALF: 0.8}  # where o
 _KEPT = 200  # runs
 _LATEST = 8  # runs that show whether the machine has become busy
 _DOUBT = 0.998  # by which an estimate falls each time that the stage is left out for it
-_ENOUGH = 20  # own measurements that outweigh saved ones
+_ENOUGH = 4  # own measurements that outweigh saved ones
 _SIZES = 64  # of a stage; the one that was not measured for longest is forgotten, as senders choose sizes
 
 

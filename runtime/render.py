@@ -40,6 +40,7 @@ _AT_LEAST = 1.5  # times what a run took until it was ended: what it would have 
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
 _STOP_S = 0.001  # until a run that is to end ends, at least: one operation of its graph
+_STOPS_AFTER = 0.2  # of a run, until it ends, where none was ended yet
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -107,14 +108,19 @@ def reserve_s(model: Model, pixels: int, aim: Sequence[str]) -> float:
     sure_s = cost_s(model, pixels, whole)
     if aim == PREVIEW:
         return sure_s + SAFETY_S
-    insured_s = cost_s(model, pixels, whole, MOST) + _insurance_s(model, pixels)
+    insured_s = cost_s(model, pixels, whole, MOST) + _insurance_s(model, pixels, aim)
     return (sure_s if sure_s < _WORTH * insured_s else insured_s) + SAFETY_S
 
 
-def _insurance_s(model: Model, pixels: int) -> float:
-    """Return what a preview takes if it has to be made in place of a run that is ended, which is rare already."""
-    stop_s = max(_STOP_S, cost_s(model, pixels, ("stop",), RARE))
-    return stop_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
+def _insurance_s(model: Model, pixels: int, roles: Sequence[str]) -> float:
+    """Return what a preview takes if it has to be made in place of a run of *roles* that is ended, which is rare."""
+    costs = model.costs
+    # Of this process's own: what earlier ones saw says how busy the machine was then, and hardly any run is ended that
+    # could mend it.
+    stop_s = 2 * costs.typical_s("stop", pixels)
+    if not costs.runs("stop", pixels):
+        stop_s = _STOPS_AFTER * sum(costs.typical_s(role, pixels) for role in roles)
+    return max(_STOP_S, stop_s) + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -216,7 +222,7 @@ def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
     if one.deadline is None or _unknown(model, one, roles):
         return None
     now, stages = one.watch.clock(), (*roles, "finish")
-    until = one.instant - _insurance_s(model, one.pixels) - SAFETY_S
+    until = one.instant - _insurance_s(model, one.pixels, roles) - SAFETY_S
     in_time = now + cost_s(model, one.pixels, stages, RARE) * _DARE + SAFETY_S < one.instant
     return until if now + cost_s(model, one.pixels, stages, USUAL if in_time else HALF) < until else None
 
