@@ -23,6 +23,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from engines.tiles import Source
 from runtime import Codec
 from runtime.evaluate.rd.cuts import Cut
 from runtime.evaluate.rd.summary import curves_from_points, delta_rate, summarise
@@ -115,9 +116,9 @@ class _Operations:
         model.run = self._counting  # type: ignore[method-assign]
         model.family.run = self._counting  # type: ignore[attr-defined]
 
-    def _counting(self, role: str, *inputs: Tensor) -> Sequence[Tensor]:
+    def _counting(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
         self._counted[role] += operations(self._graphs[role], [tensor.shape for tensor in inputs])
-        return self._run(role, *inputs)
+        return self._run(role, *inputs, until=until)
 
     def take(self) -> Counter[str]:
         """Return what was counted since the last call."""

@@ -23,7 +23,7 @@ TAIL, RARE, MOST, USUAL, HALF = 0.999, 0.99, 0.97, 0.9, 0.5  # shares of runs th
 _OF_TAIL = {TAIL: 1.0, RARE: 0.95, MOST: 0.9, USUAL: 0.85, HALF: 0.8}  # where only the slowest is known
 _KEPT = 200  # runs
 _LATEST = 8  # runs that show whether the machine has become busy
-_DOUBT = 0.998  # by which an estimate falls each time that the stage is left out for it
+_DOUBT = 0.995  # by which an estimate falls each time that the stage is left out for it
 _ENOUGH = 4  # own measurements that outweigh saved ones
 _SIZES = 64  # of a stage; the one that was not measured for longest is forgotten, as senders choose sizes
 

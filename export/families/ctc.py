@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from engines.tiles import Source
 from export.bundle_writer import BundleContent
 from export.context import FEATURE_LIMITS, with_context
 from export.exact_h_s import sigma_code_of
@@ -113,12 +114,12 @@ def _context_savings(
     """Measure what crr saves of each plane's bits, and what its integers cost against the trained network."""
     h_s, crr = engines
 
-    def exact(_: str, known: np.ndarray) -> Sequence[np.ndarray]:
-        return crr.run(known)
+    def exact(_: str, known: Source) -> Sequence[np.ndarray]:
+        return crr.run(np.asarray(known))
 
-    def trained(_: str, known: np.ndarray) -> Sequence[np.ndarray]:
+    def trained(_: str, known: Source) -> Sequence[np.ndarray]:
         with torch.no_grad():
-            changes = networks.crr(torch.from_numpy(known) / 2**FEATURE_BITS)
+            changes = networks.crr(torch.from_numpy(np.asarray(known)) / 2**FEATURE_BITS)
         return [(CHANGE_UNIT * t).round().clamp(-CHANGE_LIMIT, CHANGE_LIMIT).numpy() for t in changes]
 
     own, with_exact, with_trained = (

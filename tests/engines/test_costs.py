@@ -66,7 +66,7 @@ def test_estimates_are_quantiles() -> None:
 def test_what_is_left_out_is_doubted() -> None:
     """The estimate of most runs falls with each time; that of nearly all does not, as nothing insures it."""
     costs = recorded(*[0.1] * 50)
-    for _ in range(346):
+    for _ in range(138):
         costs.doubt("g_s", 1000)
     assert costs.estimate_s("g_s", 1000, MOST) == pytest.approx(0.05, rel=0.01)
     assert costs.estimate_s("g_s", 1000, TAIL) == 0.1

@@ -21,7 +21,8 @@ from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
 COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
-SAFETY, STOP = 0.0005, 0.001
+SAFETY = 0.0005
+STOP = 0.2 * COSTS["g_s"]  # until a run is ended, where none was yet
 FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 
 
@@ -306,7 +307,7 @@ def test_most_runs_are_enough_where_a_preview_can_still_be_made(world: World) ->
     """A rare slow run is no reason to leave g_s out: in the rare case the preview answers, in time."""
     assert isinstance(world.codec.model.costs, FixedCosts)
     world.costs["g_s"], world.codec.model.costs.most["g_s"] = 0.100, 0.020
-    enough = 0.020 + COSTS["finish"] + COSTS["preview"] + COSTS["finish"] + STOP + SAFETY
+    enough = 0.020 + COSTS["finish"] + COSTS["preview"] + COSTS["finish"] + 0.2 * 0.100 + SAFETY
     for takes, skipped in ((0.020, ()), (0.090, ("g_s",))):
         world.takes["g_s"] = takes
         picture = finished(world, world.stream, enough + 1e-4)
