@@ -16,9 +16,9 @@ neither README nor kept results are written.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def main() -> None:
     kept.mkdir(exist_ok=True)
     for name, report in reports.items():
         (kept / f"{name}.json").write_text(json.dumps(report, separators=(",", ":")) + "\n", encoding="utf-8")
-    shutil.copyfile(arguments.out / "rd" / "rows.csv", kept / "kodak-rd.csv")
+    keep_rows(arguments.out / "rd" / "rows.csv", kept / "kodak-rd.csv")
     call(ROOT / "benchmarks" / "smoothness.py", few(arguments)[0], "--json", kept / "smoothness.json")
     drawn = kept if arguments.few else ROOT / "docs"
     runtime("eval", "report", arguments.out, "-o", arguments.out / "report.html", "--figures", drawn)
@@ -87,6 +87,16 @@ def runs(arguments: argparse.Namespace, codecs: Sequence[str]) -> dict[str, list
 def few(arguments: argparse.Namespace) -> list[Path]:
     """Return what the other benchmarks take: all pictures, or the first."""
     return [min(arguments.kodak.glob("*.png"))] if arguments.few else [arguments.kodak]
+
+
+def keep_rows(rows: Path, kept: Path) -> None:
+    """Copy a CSV file with numbers of five digits, which are plenty."""
+    with rows.open(newline="", encoding="utf-8") as source, kept.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([_five(cell) for cell in row] for row in csv.reader(source))
+
+
+def _five(cell: str) -> str:
+    return f"{float(cell):.5g}" if "." in cell and cell.replace(".", "", 1).isdigit() else cell
 
 
 def evaluate(report: str, out: Path, words: Sequence[str | Path]) -> dict[str, Any]:
