@@ -13,7 +13,7 @@ from runtime.errors import MissingExtra, OutputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PALETTE = 128  # colours of a PNG file: lines are few, edges blend into white
+_PALETTE = 64  # colours of a PNG file: lines are few, edges blend into white
 _INK, _SOFT, _LINE = "#1c2733", "#5d6b7a", "#d9dfe6"
 _BUNDLES = ("#0b5fa5", "#cf4a1c", "#2a8a4a", "#8a3ea8", "#b58900", "#007f86", "#a3195b", "#5a6b00")
 _PEERS = ("#4a5560", "#9aa5b0", "#c9b27c", "#3fa39b", "#b079b8", "#86a13c", "#d08c8c", "#6f8fb8")
@@ -116,7 +116,7 @@ def write_figure(figure: Figure, path: Path) -> None:
                 figure.savefig(path)
                 return
             drawn = io.BytesIO()
-            figure.savefig(drawn, format="png", dpi=150)
+            figure.savefig(drawn, format="png", dpi=120)
         with PIL.Image.open(drawn) as picture:
             few = picture.convert("RGB").quantize(_PALETTE, dither=PIL.Image.Dither.NONE)
         few.save(path, optimize=True)
