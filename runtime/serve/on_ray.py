@@ -8,9 +8,10 @@ again, and find it by the slot. Needs the extra `ray`, with `ray[serve]`.
 
 from __future__ import annotations
 
+import pickle
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -38,21 +39,29 @@ class Sticky(RequestRouter):  # type: ignore[misc]
 
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
         """Return the replicas to try, the best first."""
-        request = pending_request.args[0] if pending_request is not None and pending_request.args else None
-        camera = camera_of(getattr(request, "asgi_scope", {}))
+        camera = camera_of(_scope_of(pending_request))
         if camera is None:
             return [random.sample(candidate_replicas, len(candidate_replicas))]
-        # A replica whose place is not known yet gets no cameras: they would have to move soon. One that is too busy to
-        # report is where it was.
+        # One that is too busy to report is where it was.
         for one in candidate_replicas:
             if place := one.routing_stats.get("place"):
                 self._places[one.replica_id] = place
         alive = {one.replica_id for one in candidate_replicas}
         self._places = {replica: place for replica, place in self._places.items() if replica in alive}
-        placed = {self._places[one.replica_id]: one for one in candidate_replicas if one.replica_id in self._places}
+        # Until Ray has passed on where a replica is, its own name serves: then its cameras may move once.
+        placed = {self._places.get(one.replica_id, str(one.replica_id)): one for one in candidate_replicas}
         # Only its own server is offered: one that is merely slow to say how busy it is keeps its cameras. One that is
         # dead is no candidate any more.
         return [[placed[place]] for place in ranked(camera, placed)[:1]]
+
+
+def _scope_of(pending: Any) -> Mapping[str, Any]:
+    """Return the ASGI scope of a request that waits for a replica; empty if it is none of HTTP."""
+    request = pending.args[0] if pending is not None and pending.args else None
+    if isinstance(request, bytes):  # as the proxy has packed it, in this very process
+        request = pickle.loads(request)
+    scope: Mapping[str, Any] = getattr(request, "asgi_scope", None) or {}
+    return scope
 
 
 class Replica:
