@@ -136,7 +136,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         counts["viewer"] = {"events": viewer.events, "pictures": viewer.pictures, "refusals": viewer.refusals}
         statuses = {one.name: one.stop(60) for one in reversed(programs) if one.name not in failed}
     return {
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processes.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("json", "folder")},
         "growth": [asdict(growth_of(name, samples[name], processor[name])) for name in samples],
         "failed": failed + [name for name, status in statuses.items() if status != 0],
@@ -333,14 +333,6 @@ def _table(growth: Sequence[dict[str, object]]) -> str:
             f"| {one['processor']} | {grows} |"
         )
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

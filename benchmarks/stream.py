@@ -116,7 +116,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
                     print(f"{film}, {name}, {sender}: {late} of {len(found)} not in time", file=sys.stderr)
     summaries = summarise(rows, link_bytes)
     return {
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processes.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "settings": {key: _plain(value) for key, value in vars(arguments).items() if key not in ("json", "folder")},
         "table": table(summaries),
         "summaries": [asdict(one) for one in summaries],
@@ -263,14 +263,6 @@ def _wait_for(condition: Callable[[], bool], program: processes.Program, timeout
 
 def _plain(value: object) -> object:
     return value.name if isinstance(value, Path) else value
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":
