@@ -46,8 +46,13 @@ class _ClampWithReturn(torch.autograd.Function):
         return grad * keep, None, None
 
 
-def gaussian_bits(y_centred: Tensor, sigma: Tensor, cell: float = 1.0) -> Tensor:
-    """Return the bits of each (noisy) symbol under N(0, sigma^2) integrated over its cell (DPICT, equation 3)."""
+def gaussian_bits(y_centred: Tensor, sigma: Tensor, cell: float | Tensor = 1.0) -> Tensor:
+    """Return the bits of each (noisy) symbol under N(0, sigma^2) integrated over its cell (DPICT, equation 3).
+
+    Args:
+        y_centred, sigma: float32 of one shape; the middle of each cell, and the standard deviation.
+        cell: width of the cells, one for all or one each.
+    """
     magnitude = y_centred.abs()
     inverse = 1.0 / sigma
     upper = torch.special.ndtr((0.5 * cell - magnitude) * inverse)

@@ -3,6 +3,7 @@
 Stages:
     rd    g_a, g_s, h_a, h_s and the prior of z on rate and distortion of the full stream (DPICT, equation 5)
     cuts  a second g_s, and the preview network, on random cuts through the real tables; everything else is fixed
+    joint in place of both: all networks but the first g_s at once, half of each batch complete and half of it cut
     post  the two postprocessing networks for the first g_s, which is fixed (equation 19)
     multirate  in place of rd: the same networks on partial latents, too (equation 20); an ablation of the paper's
 """
@@ -188,6 +189,59 @@ class Cuts:
         return log_mse + log_preview, {"log_mse": log_mse, "log_mse_preview": log_preview}
 
 
+class Joint:
+    """Stage `joint`: everything that ships with `cuts`, at once, on complete latents and on random cuts.
+
+    Complete latents have the loss of stage `rd`. At a cut it is log rate + log MSE, as a percent of rate counts the
+    same at every rate, and PSNR rises by about as much per octave of it.
+    """
+
+    trains: tuple[str, ...] = ("g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview")
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._settings = settings
+        self._random = random.Random(settings.seed)
+        self._tables: TorchTables | None = None
+
+    def begin(self, networks: Dpict) -> None:
+        """Start from the weights as they are."""
+
+    def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of both halves' losses and the preview's, and its parts."""
+        if self._tables is None:
+            self._tables = TorchTables(make_tables(networks.prior), x.device)
+        settings, half = self._settings, x.shape[0] // 2
+        with autocast(x):
+            y = networks.g_a(x).float()
+            z = networks.h_a(y).float()
+            mu, level = (t.float() for t in networks.h_s(round_through(z)))
+        z_bits = networks.prior.bits(add_noise(z))
+        whole, part = slice(0, half), slice(half, None)
+        centred = y[whole] - mu[whole]
+        y_bits = gaussian_bits(add_noise(centred), sigma_from_level(level[whole]))
+        cut = self._tables.cut_through(y[part], mu[part], level[part], self._random.uniform(0.0, MOST_MISSING))
+        y_hat = torch.cat([round_through(centred) + mu[whole], cut.y_hat])
+        deviation = torch.cat([torch.zeros_like(cut.deviation), cut.deviation])
+        with autocast(x):
+            x_hat = networks.g_s_cuts(y_hat, deviation)
+            small = networks.preview(cut.y_hat.detach(), cut.deviation)
+        errors = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
+        mse, mse_cut = errors[whole].mean(), errors[part].mean()
+        preview = (small.float() - F.avg_pool2d(x[part], 4)).square().mean() * 255.0**2
+        pixels = half * x.shape[2] * x.shape[3]
+        y_bpp, z_bpp, cut_y_bpp = y_bits.sum() / pixels, z_bits[whole].sum() / pixels, cut.bits.sum() / pixels
+        complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
+        partial = (cut_y_bpp + z_bits[part].sum() / pixels).log() + mse_cut.log()
+        figures = {
+            "y_bpp": y_bpp,
+            "z_bpp": z_bpp,
+            "mse": mse,
+            "log_rate_mse": partial,
+            "log_mse_preview": preview.log(),
+        }
+        return complete + partial + preview.log(), figures
+
+
 class Post:
     """Stage `post`: both postprocessing networks, each on its range of missing planes.
 
@@ -227,7 +281,7 @@ class Post:
 
 def render(networks: Dpict, stage: str, known: PartialLatents, missing: float) -> Tensor:
     """Return the picture that the decoder of *stage* makes of partial latents."""
-    if stage == "cuts":
+    if stage in ("cuts", "joint"):
         x: Tensor = networks.g_s_cuts(known.y_hat, known.deviation)
         return x
     x = networks.g_s(known.y_hat)
@@ -242,6 +296,7 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         "rd": RateDistortion(settings),
         "multirate": MultiRate(settings),
         "cuts": Cuts(settings),
+        "joint": Joint(settings),
         "post": Post(settings),
     }
     return FamilyTraining(

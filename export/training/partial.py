@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from export.networks.entropy import gaussian_bits, sigma_from_level
 from runtime.entropy.tables import MEAN_UNIT, Tables
 
 
@@ -44,6 +45,21 @@ class PartialLatents:
     upper: Tensor
 
 
+@dataclass(frozen=True)
+class DifferentiableCut:
+    """float32 tensors of y's shape, with gradients to y, mu and level.
+
+    Attributes:
+        y_hat: the estimate of y. Gradients pass to y where at least one trit is known, else to mu.
+        deviation: the standard deviation left; without gradient.
+        bits: what the known trits of each element cost.
+    """
+
+    y_hat: Tensor
+    deviation: Tensor
+    bits: Tensor
+
+
 class TorchTables:
     """The tables' y part on the training device."""
 
@@ -69,6 +85,22 @@ class TorchTables:
         middle = known.middle + mu
         reach = 0.5 * self.power[known.left] * (known.left > 0)
         return PartialLatents(self.mean[known.nodes] + mu, self.deviation[known.nodes], middle - reach, middle + reach)
+
+    def cut_through(self, y: Tensor, mu: Tensor, level: Tensor, missing: float) -> DifferentiableCut:
+        """Return what `cut` does, for training what comes before it: quantisation passes gradients unchanged."""
+        with torch.no_grad():
+            known = self.known(y, mu, level, missing)
+            estimate = self.mean[known.nodes]
+            trits = self.trits[level.round().clamp(0, len(self.trits) - 1).long()]
+            begun = known.left < trits
+            cell = self.power[known.left].float()
+        centred = y - mu
+
+        def through(value: Tensor) -> Tensor:
+            return torch.where(begun, centred + (value - centred).detach(), value)
+
+        bits = gaussian_bits(through(known.middle), sigma_from_level(level), cell) * begun
+        return DifferentiableCut(through(estimate) + mu, self.deviation[known.nodes], bits)
 
     def known(self, y: Tensor, mu: Tensor, level: Tensor, missing: float) -> KnownTrits:
         """Return what is known of *y* when *missing* planes, fractional, have not arrived.
