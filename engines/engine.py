@@ -39,10 +39,10 @@ class StoppableEngine(Engine, Protocol):
     """An engine that can end a run that takes too long."""
 
     def run_within(self, seconds: float, *inputs: Tensor) -> Sequence[Tensor]:
-        """Run the graph as `run` does, for *seconds* or a little longer.
+        """Run the graph as `run` does, for *seconds* at most.
 
         Raises:
-            OutOfTime: it took longer; the engine can be run again.
+            OutOfTime: it took longer. The run ends a little later, of its own; the engine can be run meanwhile.
         """
         ...
 

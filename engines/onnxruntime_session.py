@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engines.aside import run_aside
 from engines.engine import Tensor, check_inputs, check_ports
-from engines.errors import EngineError, OutOfTime
+from engines.errors import EngineError
 from engines.manifest import GraphSpec
-from engines.onnxruntime_options import CPU, SessionSettings
+from engines.onnxruntime_options import BOUNDED_SPINNING_SINCE, CPU, SPINNING, SessionSettings
 from engines.tiles import is_large
-from engines.watchdog import WATCHDOG
 
 
 def import_onnxruntime() -> Any:
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, settings.optimisation)
-        for key, value in settings.entries.items():
+        for key, value in session_entries(settings, ort.__version__).items():
             options.add_session_config_entry(key, value)
         wanted = settings.providers[0][0]
         providers = [(name, dict(chosen)) for name, chosen in settings.providers]
@@ -73,19 +73,11 @@ class OnnxRuntimeEngine:
     def run_within(self, seconds: float, *inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph; see `StoppableEngine`. It is between two operations of the graph that a run ends."""
         options = import_onnxruntime().RunOptions()
-        late: list[bool] = []
 
         def stop() -> None:
-            late.append(True)
             options.terminate = True
 
-        try:
-            with WATCHDOG.alarm(seconds, stop):
-                return self._run(inputs, options)
-        except EngineError as fault:
-            if late:
-                raise OutOfTime(f"graph {self._spec.role!r} took longer than {1000 * seconds:.1f} ms") from fault
-            raise
+        return run_aside(lambda: self._run(inputs, options), seconds, stop)
 
     def _run(self, inputs: Sequence[Tensor], options: Any) -> Sequence[Tensor]:
         check_inputs(self._spec, inputs)
@@ -106,6 +98,13 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """Free the session."""
         del self._session
+
+
+def session_entries(settings: SessionSettings, version: str) -> Mapping[str, str]:
+    """Return the configuration; a library that would spin for as long as it likes must not spin."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    bounded = (major, minor) >= BOUNDED_SPINNING_SINCE
+    return settings.entries if bounded else {**settings.entries, SPINNING: "0"}
 
 
 def _load_libraries(ort: Any) -> None:

@@ -21,11 +21,26 @@ from runtime.errors import CutoffError, Incomplete, ModelMismatch, StreamError
 from runtime.families.base import Latents
 from runtime.model import Model
 from runtime.picture import Image, padded_size
-from runtime.render import PREVIEW, SAFETY_S, Rendered, Rendering, cost_s, preview, render, reserve_s
+from runtime.render import (
+    PREVIEW,
+    SAFETY_S,
+    Rendered,
+    Rendering,
+    cost_s,
+    preview,
+    preview_s,
+    render,
+    reserve_s,
+)
 from runtime.stopwatch import Stopwatch
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
 
 _SLICE = 1 << 13  # trits decoded between two looks at the clock: well under a millisecond
+_NEAR = 4  # into which slices are divided close to the end
+_SLICE_S = 0.001  # what a slice may take, until some were measured
+_FORGET = 0.9  # of the slowest slice, with each that is faster
+_CLEARLY = 3.0  # times what a preview loses must be gained by more bytes for it to be aimed at
+_WORTH_ANOTHER = 2  # times the bytes of the last preview: what makes a new one in a wait worth its time
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
 
@@ -77,6 +92,8 @@ class Decoder:
         self._last_preview: Image | None = None
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
+        self._slice_s = _SLICE_S  # what a slice takes
+        self._previewed = 0  # bytes that had come when the last preview was made
         self._error_at_start = 0.0
         self._begun = 0.0  # when the first bytes came
         self._restart()
@@ -116,7 +133,8 @@ class Decoder:
         """Return the latest instant, on the deadline's clock, at which `finish` can still make a full picture in time.
 
         Or a preview, where that of more bytes is worth more than a full picture of what there is by then: so ask again
-        after waiting. For several decoders that finish together see `runtime.batch.start_by`.
+        after waiting. Later once there is a preview (`prepare`): no time need be kept to make one in place of a picture
+        that takes too long. For several decoders that finish together see `runtime.batch.start_by`.
         """
         if self._deadline is None:
             return None
@@ -124,6 +142,29 @@ class Decoder:
         if due and not self._late and self._preview_is_better():
             self._aim = PREVIEW
         return self._deadline.instant - self._reserve_s()
+
+    def prepare(self) -> bool:
+        """Make the preview that will answer if synthesis has to be ended, if there is time; return whether it was made.
+
+        To be called when there is nothing to feed; `finish_by` is later afterwards. Nothing is done without a deadline,
+        nor for little more than the last preview shows.
+
+        Raises:
+            LimitExceeded, Cancelled: see `preview`.
+        """
+        if not self.may_prepare():
+            return False
+        self.preview()
+        return True
+
+    def may_prepare(self) -> bool:
+        """True if `prepare` would make a preview now."""
+        if self._deadline is None or self._latents is None or self._late or self._finished or self._aim == PREVIEW:
+            return False
+        if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._previewed:
+            return False
+        reserve_s = preview_s(self._model, self._pixels) + self._reserve_s(preview_made=True)
+        return self._left_s() >= reserve_s
 
     def preview(self) -> Image | None:
         """Return a cheap picture of full size from what has arrived; None while the head segment is not all there.
@@ -135,6 +176,7 @@ class Decoder:
         if self._latents is None and not self._watch.cancelled:
             return None
         self._last_preview = preview(self._model, self.rendering())
+        self._previewed = self._parser.received
         return self._last_preview
 
     def finish(self) -> Picture:
@@ -305,7 +347,9 @@ class Decoder:
         reserve_s = self._reserve_s()
         while self._step is not None and not self._finished:
             self._watch.check()
-            if self._deadline is not None and self._left_s() < reserve_s + self._slice_s():
+            left_s = self._left_s() - reserve_s
+            near = left_s < 2 * self._slice_s
+            if left_s < max(self._next_step_s(), self._slice_s / (_NEAR if near else 1)):
                 if self._preview_is_better():
                     self._aim = PREVIEW
                     reserve_s = self._reserve_s()
@@ -322,8 +366,11 @@ class Decoder:
                 else:
                     self._step = following
                 continue
-            if not self._coder.decode_step(step, _SLICE):
+            started = self._model.clock()
+            if not self._coder.decode_step(step, _SLICE // _NEAR if near else _SLICE):
                 return
+            took_s = (self._model.clock() - started) * (_NEAR if near else 1)
+            self._slice_s = max(took_s, _FORGET * self._slice_s)
 
     def _bytes_used(self, header: Header) -> int:
         if not self._late:
@@ -335,31 +382,35 @@ class Decoder:
     def _left_s(self) -> float:
         return math.inf if self._deadline is None else self._deadline.left_s(self._model.clock)
 
-    def _reserve_s(self) -> float:
+    def _reserve_s(self, *, preview_made: bool = False) -> float:
         """Return what must be kept for the cheapest picture of the kind aimed at."""
-        return SAFETY_S if self._latents is None else reserve_s(self._model, self._pixels, self._aim)
+        if self._latents is None:
+            return SAFETY_S
+        made = preview_made or self._last_preview is not None
+        return reserve_s(self._model, self._pixels, self._aim, preview_made=made)
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more bytes and the preview will make a better picture.
 
-        The more bytes, the less error: in proportion, roughly. Until the preview has to start there are those that have
-        arrived and are not decoded, and those that will arrive if bytes go on coming as they did.
+        Clearly better, as what will come is a guess. The more bytes, the less error: in proportion, roughly. Until the
+        preview has to start there are those that have arrived and are not decoded, and those that will arrive if bytes
+        go on coming as they did.
         """
         header = self._parser.header
         if self._aim == PREVIEW or self._latents is None or header is None:
             return False
         waited_s = self._model.clock() - self._begun
-        saved_s = self._reserve_s() - reserve_s(self._model, self._pixels, PREVIEW)
+        saved_s = self._reserve_s() - reserve_s(self._model, self._pixels, PREVIEW, preview_made=False)
         arriving = self._parser.received * saved_s / max(waited_s, _ROUNDING_S)
         later = min(len(self._parser.body) + arriving, header.body_bytes)
         gain = 1 - self._coder.bytes_read / later if later > 0 else 0.0
-        return self._latents.error_left() * gain > self._model.family.preview_share * self._error_at_start
+        lost = self._model.family.preview_share * self._error_at_start
+        return self._latents.error_left() * gain > _CLEARLY * lost
 
-    def _slice_s(self) -> float:
-        """Return what the next slice, or the start of the next step, may take."""
+    def _next_step_s(self) -> float:
+        """Return what the start of the next step may take, if this one is complete."""
         assert self._step is not None
-        following_s = cost_s(self._model, self._pixels, [_start_of_next(self._step)]) if self._step.complete else 0.0
-        return max(following_s, 0.001)
+        return cost_s(self._model, self._pixels, [_start_of_next(self._step)]) if self._step.complete else 0.0
 
     @contextmanager
     def _working(self) -> Iterator[None]:

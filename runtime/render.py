@@ -36,11 +36,11 @@ _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
 _KNOWN = 8  # runs of stages in a row after which these say more than the stages do
 _TRIALS = 4  # runs after which a batch must have proved that it pays
-_AT_LEAST = 1.5  # times what a run took until it was ended: what it would have taken
+_AT_LEAST = 1.15  # times what a run took until it was ended: what it would have taken, most likely
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
-_STOP_S = 0.001  # until a run that is to end ends, at least: one operation of its graph
-_STOPS_AFTER = 0.2  # of a run, until it ends, where none was ended yet
+_HAND_OVER_S = 0.001  # from the end of a wait for a run to the answer that comes instead
+_STOPS_AFTER = 0.1  # of a run, until it is over after it was ended; a preview that is made meanwhile is slower
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -102,25 +102,29 @@ def together(stages: Sequence[str]) -> str:
     return "+".join(stages)
 
 
-def reserve_s(model: Model, pixels: int, aim: Sequence[str]) -> float:
-    """Return what must be kept for a picture made by the roles *aim*."""
+def reserve_s(model: Model, pixels: int, aim: Sequence[str], *, preview_made: bool) -> float:
+    """Return what must be kept for a picture made by the roles *aim*, where a preview was made before or not."""
     whole = ("reconstruct", *aim, "finish")
     sure_s = cost_s(model, pixels, whole)
     if aim == PREVIEW:
         return sure_s + SAFETY_S
-    insured_s = cost_s(model, pixels, whole, MOST) + _insurance_s(model, pixels, aim)
+    # An answer that is there already is worse than one that would still be made: fewer runs are to end in it.
+    share = RARE if preview_made else MOST
+    insured_s = cost_s(model, pixels, whole, share) + _insurance_s(model, pixels, aim, preview_made=preview_made)
     return (sure_s if sure_s < _WORTH * insured_s else insured_s) + SAFETY_S
 
 
-def _insurance_s(model: Model, pixels: int, roles: Sequence[str]) -> float:
-    """Return what a preview takes if it has to be made in place of a run of *roles* that is ended, which is rare."""
-    costs = model.costs
-    # Of this process's own: what earlier ones saw says how busy the machine was then, and hardly any run is ended that
-    # could mend it.
-    stop_s = 2 * costs.typical_s("stop", pixels)
-    if not costs.runs("stop", pixels):
-        stop_s = _STOPS_AFTER * sum(costs.typical_s(role, pixels) for role in roles)
-    return max(_STOP_S, stop_s) + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
+def preview_s(model: Model, pixels: int) -> float:
+    """Return what a preview takes, rare cases aside."""
+    return cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), RARE)
+
+
+def _insurance_s(model: Model, pixels: int, roles: Sequence[str], *, preview_made: bool) -> float:
+    """Return what it takes to end a run of *roles*, which is rare, and to make a preview if there is none."""
+    if preview_made:  # what is ended is a run that leaves too little for the last touches
+        return max(_HAND_OVER_S, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
+    ends_s = _STOPS_AFTER * sum(model.costs.typical_s(role, pixels) for role in roles)
+    return _HAND_OVER_S + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -201,8 +205,6 @@ def _best_in_time(
             with one.watch.measured(together((*roles, "finish"))):
                 return _image(one, _run_passes(model, [(one, known)], passes, until)), roles, skipped
         except OutOfTime:
-            if until is not None:
-                one.watch.record("stop", max(0.0, one.watch.clock() - until))
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
                 one.watch.record(together(stages), _AT_LEAST * (one.watch.clock() - began))
     else:
@@ -217,14 +219,21 @@ def _best_in_time(
 def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
     """Return when a run of *roles* has to end for a preview instead; None to let it run, or if it hardly has a chance.
 
-    Where nearly all runs are over by the deadline, but many too late for a preview, a preview is no better chance.
+    With a preview made, that is when the picture could not be finished any more. Without one: where nearly all runs are
+    over by the deadline, but many too late for a preview, a preview is no better chance.
     """
     if one.deadline is None or _unknown(model, one, roles):
         return None
     now, stages = one.watch.clock(), (*roles, "finish")
-    until = one.instant - _insurance_s(model, one.pixels, roles) - SAFETY_S
+    made = one.last_preview is not None
+    finish_s = model.costs.typical_s("finish", one.pixels)
+    then_s = _insurance_s(model, one.pixels, roles, preview_made=made) + (finish_s if made else 0.0)
+    until = one.instant - then_s - SAFETY_S
     in_time = now + cost_s(model, one.pixels, stages, RARE) * _DARE + SAFETY_S < one.instant
-    return until if now + cost_s(model, one.pixels, stages, USUAL if in_time else HALF) < until else None
+    if in_time and made:
+        return until
+    networks_s = cost_s(model, one.pixels, stages, USUAL if in_time else HALF) - finish_s
+    return until if now + networks_s < until else None
 
 
 def _unknown(model: Model, one: Rendering, roles: Sequence[str]) -> bool:
@@ -322,7 +331,12 @@ def _in_time(model: Model, batch: Sequence[Rendering], waiting: Sequence[Renderi
 
 def _one_by_one_s(model: Model, some: Sequence[Rendering], aim: Sequence[str] | None = None) -> Iterator[float]:
     """Yield when each of *some* is there, one after the other, from now; *aim*, if given, instead of their own."""
-    return accumulate(0.0 if one.latents is None else reserve_s(model, one.pixels, aim or one.aim) for one in some)
+    return accumulate(
+        0.0
+        if one.latents is None
+        else reserve_s(model, one.pixels, aim or one.aim, preview_made=one.last_preview is not None)
+        for one in some
+    )
 
 
 def _ends_s(model: Model, batch: Sequence[Rendering], roles: Sequence[str] | None = None) -> list[float]:

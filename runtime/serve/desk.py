@@ -1,7 +1,7 @@
 """The decode desk: worker threads that feed bytes to decoders as they arrive, and finish each frame in time.
 
     loop: Desk.open -> Ticket;  Desk.feed(ticket, bytes);  Desk.close(ticket): nothing more comes, answer soon
-    worker: feeds slices -> looks now and then (preview, early label) -> finishes at the latest start
+    worker: feeds slices -> looks now and then (preview, early label), prepares -> finishes at the latest start
     labeller: classifies what came of it, where there is time -> Outcome
 
 A worker does one thing at a time, so it begins the answer of the most urgent frame early enough that those behind it
@@ -370,6 +370,8 @@ class Worker(threading.Thread):
         for ticket in ranked:
             if self._look_is_due(ticket, now) and self._costs.estimate_s("look", self._pixels(ticket)) < left:
                 return self._look, [ticket]
+            if self._may_prepare(ticket) and self._costs.estimate_s("prepare", self._pixels(ticket)) < left:
+                return self._prepare, [ticket]
         return None
 
     def _has_room(self, ranked: Sequence[Ticket]) -> bool:
@@ -466,6 +468,20 @@ class Worker(threading.Thread):
             self.close(ticket)
             ticket.listener.enough()
 
+    def _prepare(self, tickets: Sequence[Ticket]) -> None:
+        """Make the preview that answers if synthesis has to be ended; the answer need be begun later then."""
+        (ticket,) = tickets
+        assert ticket.decoder is not None
+        began = self._clock()
+        try:
+            ticket.decoder.prepare()
+        except CutoffError as fault:
+            ticket.fault = str(fault)
+        took_s = self._clock() - began
+        self._costs.record("prepare", self._pixels(ticket), took_s)
+        ticket.spent_s += took_s
+        ticket.start_by = self._start_by(ticket)
+
     def _finish(self, tickets: Sequence[Ticket]) -> None:
         """Answer *tickets*, each as soon as its picture is there."""
         with self._changed:
@@ -541,6 +557,9 @@ class Worker(threading.Thread):
 
     def _answer_s(self, ticket: Ticket) -> float:
         return 0.0 if ticket.decoder is None else self._costs.estimate_s("answer", self._pixels(ticket))
+
+    def _may_prepare(self, ticket: Ticket) -> bool:
+        return ticket.decoder is not None and not ticket.closed and ticket.decoder.may_prepare()
 
     def _wants_looks(self, ticket: Ticket) -> bool:
         return ticket.decoder is not None and not ticket.closed and (self._enough is not None or self._watched())

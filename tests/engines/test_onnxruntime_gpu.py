@@ -14,6 +14,7 @@ from engines.backends import BACKENDS, OpenSettings
 from engines.bundle import Bundle, GraphSpec
 from engines.errors import EngineError, NotPrepared
 from engines.onnxruntime_options import CPU, CUDA, TENSORRT, cpu_settings, cuda_settings, tensorrt_settings
+from engines.onnxruntime_session import session_entries
 from engines.plan_cache import PlanCache
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny"
@@ -44,9 +45,13 @@ def test_exact_graphs_run_without_whatever_could_round() -> None:
 
 
 def test_waiting_threads_leave_the_cores_alone() -> None:
-    """Spinning is off everywhere."""
+    """Threads spin for a bounded time, and not between runs; with libraries that know no bound not at all."""
     for settings in (cpu_settings(FREE, 1), cuda_settings(FREE, 1)):
-        assert settings.entries["session.intra_op.allow_spinning"] == "0"
+        for version, spins in (("1.20.1", "0"), ("1.26.0", "0"), ("1.27.0", "1"), ("2.0.0.dev1", "1")):
+            entries = session_entries(settings, version)
+            assert entries["session.intra_op.allow_spinning"] == spins
+            assert 0 < int(entries["session.intra_op.spin_duration_us"]) <= 1000
+            assert entries["session.force_spinning_stop"] == "1"
 
 
 def test_each_provider_has_only_itself_to_fall_back_on() -> None:

@@ -5,6 +5,7 @@ Clock and costs are made up: networks advance the clock by what they are said to
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from types import ModuleType
@@ -22,7 +23,8 @@ from runtime.stream import Header, Limits
 
 COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
 SAFETY = 0.0005
-STOP = 0.2 * COSTS["g_s"]  # until a run is ended, where none was yet
+HAND_OVER = 0.001  # from the end of a wait for a run to what answers instead
+ENDS = HAND_OVER + 0.1 * COSTS["g_s"]  # the same, where a preview is made while the run ends
 FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 
 
@@ -290,10 +292,42 @@ def test_a_run_that_takes_too_long_is_ended_for_a_preview(world: World) -> None:
     decoder.feed(world.stream)
     assert same(picture.image, decoder.preview())
     assert picture.skipped == ("g_s",) and not picture.missed
-    given_s = 0.050 - COSTS["preview"] - COSTS["finish"] - STOP - SAFETY
+    given_s = 0.050 - COSTS["preview"] - COSTS["finish"] - ENDS - SAFETY
     assert picture.timings["g_s"] == pytest.approx(1000 * given_s)
-    assert recorded["g_s+finish"] == recorded["reconstruct+g_s+finish"] == pytest.approx(1.5 * given_s)
+    assert recorded["g_s+finish"] == recorded["reconstruct+g_s+finish"] == pytest.approx(1.15 * given_s)
     assert "g_s" not in recorded
+
+
+def test_a_preview_made_in_a_wait_is_the_answer_to_a_run_that_takes_too_long(world: World) -> None:
+    """With it a full picture may begin later, and no other preview is made; g_s may take all the time there is."""
+    assert isinstance(world.codec.model.costs, FixedCosts)
+    world.costs["g_s"], world.codec.model.costs.most["g_s"] = 0.100, 0.020
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.stream[: len(world.stream) // 2])
+    assert world.codec.decoder().prepare() is False and decoder.prepare() is True and decoder.prepare() is False
+    rare = COSTS["reconstruct"] + 0.100 + COSTS["finish"]
+    assert decoder.finish_by() == pytest.approx(1001.0 - rare - SAFETY)
+    decoder.feed(world.stream[len(world.stream) // 2 :])
+    world.takes["g_s"], world.now = 9.0, 1000.8
+    world.runs.clear()
+    picture = decoder.finish()
+    assert picture.skipped == ("g_s", "preview") and not picture.missed and picture.image is not None
+    assert world.runs == [("g_s", 1)]
+    assert picture.margin_ms == pytest.approx(1000 * (HAND_OVER + COSTS["finish"] + SAFETY))
+
+
+def test_a_preview_is_made_anew_for_twice_the_bytes_only(world: World) -> None:
+    """And never where the full picture needs the time."""
+    decoder = world.codec.decoder(world.deadline(1.0))
+    made = []
+    for end in range(1000, len(world.stream) - 100, 500):
+        decoder.feed(world.stream[max(0, end - 500) if end > 1000 else 0 : end])
+        if decoder.prepare():
+            made.append(end)
+    assert len(made) >= 2 and all(later >= 2 * earlier for earlier, later in itertools.pairwise(made))
+    hurried = world.codec.decoder(world.deadline(FULL + 0.001))
+    hurried.feed(world.early)
+    assert not hurried.prepare()
 
 
 def test_a_run_that_is_a_little_late_is_not_given_up(world: World) -> None:
@@ -307,7 +341,7 @@ def test_most_runs_are_enough_where_a_preview_can_still_be_made(world: World) ->
     """A rare slow run is no reason to leave g_s out: in the rare case the preview answers, in time."""
     assert isinstance(world.codec.model.costs, FixedCosts)
     world.costs["g_s"], world.codec.model.costs.most["g_s"] = 0.100, 0.020
-    enough = 0.020 + COSTS["finish"] + COSTS["preview"] + COSTS["finish"] + 0.2 * 0.100 + SAFETY
+    enough = 0.020 + COSTS["finish"] + COSTS["preview"] + COSTS["finish"] + HAND_OVER + 0.1 * 0.100 + SAFETY
     for takes, skipped in ((0.020, ()), (0.090, ("g_s",))):
         world.takes["g_s"] = takes
         picture = finished(world, world.stream, enough + 1e-4)

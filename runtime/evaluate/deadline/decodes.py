@@ -3,7 +3,8 @@
     calibrate: the minimum, and full synthesis, on this picture under this load
     for every deadline, trace and repeat: packets arrive -> Decoder.feed -> finish -> Decode
 
-A decode's loop is what a receiver does: it waits for the next packet or for `Decoder.finish_by`, whichever is first.
+A decode's loop is what a receiver does: it waits for the next packet or for `Decoder.finish_by`, whichever is first,
+and lets the decoder use the wait (`Decoder.prepare`).
 Definitions:
 
     minimum     p99 of reading the head segment, h_s, reconstruction, preview and conversion
@@ -277,6 +278,8 @@ def receive(
         if arrived > fed:
             decoder.feed(stream[fed:arrived])
             fed = arrived
+            continue
+        if decoder.prepare():
             continue
         following = trace.after(fed)
         sleep(max(0.0, (latest if following is None else min(latest, following)) - now))

@@ -79,6 +79,10 @@ class Bench:
         self.now += left_s
 
     def steps(self) -> list[tuple[str, list[Ticket]]]:
+        """Take all steps there are, and return them, previews made in waits aside."""
+        return [one for one in self.all_steps() if one[0] != "_prepare"]
+
+    def all_steps(self) -> list[tuple[str, list[Ticket]]]:
         found = []
         while (one := self.step()) is not None:
             found.append(one)
@@ -124,6 +128,22 @@ def test_a_frame_is_answered_at_its_latest_start_and_not_before(bench, tiny_stre
     (outcome,) = heard(ticket).outcomes
     assert outcome.status == "ok" and outcome.picture.bytes_used == 250 and heard(ticket).calls == ["finishing"]
     assert one.worker._sleep_s() is None
+
+
+def test_a_wait_is_used_for_a_preview(bench, tiny_stream):
+    """A frame with a deadline gets one when there is nothing to feed, and another after twice the bytes."""
+    one = bench()
+    body = len(tiny_stream) // 2 - 60
+    ticket, endless = one.open(1005.0, tiny_stream[:body]), one.open(None, tiny_stream[:body])
+    assert sorted(one.all_steps()[-1:]) == [("_prepare", [ticket])]
+    before = one.worker._sleep_s()
+    assert before is not None and before > 0
+    one.worker.feed(ticket, tiny_stream[body : body + 50])
+    assert [name for name, _ in one.all_steps()] == ["_feed"]
+    one.worker.feed(ticket, tiny_stream[body + 50 : -10])
+    assert [name for name, _ in one.all_steps()] == ["_feed", "_prepare"]
+    one.worker.close(endless)
+    assert [name for name, _ in one.all_steps()] == ["_finish"]
 
 
 def test_a_closed_frame_is_answered_at_once(bench, tiny_stream):
