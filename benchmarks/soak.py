@@ -9,10 +9,10 @@ enough to be reached. Somebody looks: a viewer of all events, who asks for two p
 every few seconds.
 
 The first half of the time is for caches to fill; what counts are the four quarters of the second. "Grows" is: memory
-whose median rises from quarter to quarter by more than 0.75 MB, at least two times of the three, so that neither peaks
-nor one step count; or handles or threads whose maximum in the last quarter is higher than in the first, by more than 3.
-Exit status 1 if anything does. With 1,000 frames in a quarter, that is a leak of 0.75 KB for each; the report says for
-every process how small a leak is found.
+whose median rises from quarter to quarter by more than 0.75 KB for each frame, and 0.75 MB, at least two times of the
+three, so that neither peaks nor one step count; or handles or threads whose maximum in the last quarter is higher than
+in the first, by more than 3. Exit status 1 if anything does. A leak of a kilobyte for each frame is found where there
+are 750 frames in a quarter; the report says for every process how small a leak is found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from runtime.shaped_link import Conditions, ShapedLink, Stretch, Trace
 
 _MB = 1e6
 _WARM_UP = 0.5  # share of the time that is left out
-_RISE_MB = 0.75  # from one quarter of the rest to the next
+_RISE_MB, _RISE_KB = 0.75, 0.75  # from one quarter of the rest to the next: at all, and for each frame
 
 
 @dataclass(frozen=True)
@@ -214,13 +214,14 @@ def growth_of(name: str, samples: Sequence[Sample], frames: float = 0.0, process
     first, last = quarters[0], quarters[-1]
     memory = [median(one.memory_mb for one in quarter) for quarter in quarters]
     rise = median(b - a for a, b in pairwise(memory))
-    quarter_s = whole * (1 - _WARM_UP) / 4
+    of_quarter = (1 - _WARM_UP) / 4
+    most = max(_RISE_MB, _RISE_KB * frames * of_quarter / 1000)
     handles = max(one.handles for one in first), max(one.handles for one in last)
     threads = max(one.threads for one in first), max(one.threads for one in last)
     grows = [
         what
         for what, does in (
-            ("memory", rise > _RISE_MB),
+            ("memory", rise > most),
             ("handles", handles[1] > handles[0] + 3),
             ("threads", threads[1] > threads[0] + 3),
         )
@@ -229,8 +230,8 @@ def growth_of(name: str, samples: Sequence[Sample], frames: float = 0.0, process
     return Growth(
         name=name,
         memory_mb=tuple(round(one, 1) for one in memory),
-        memory_mb_per_hour=round(3600 * rise / quarter_s, 2) if quarter_s else 0.0,
-        found_kb_per_frame=round(1000 * _RISE_MB / (frames * (1 - _WARM_UP) / 4), 2) if frames else None,
+        memory_mb_per_hour=round(3600 * rise / (whole * of_quarter), 2) if whole else 0.0,
+        found_kb_per_frame=round(1000 * most / (frames * of_quarter), 2) if frames else None,
         handles=handles,
         threads=threads,
         disk_mb=round(max(one.disk_mb for one in samples), 2),

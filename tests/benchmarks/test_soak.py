@@ -23,8 +23,8 @@ def test_a_leak_of_a_kilobyte_a_frame_is_found() -> None:
     found = growth_of("leak", samples(leak), frames=9000)
     assert found.grows == ("memory",)
     assert found.memory_mb_per_hour == pytest.approx(18, abs=0.5)
-    assert found.found_kb_per_frame == 0.67
-    assert growth_of("half of it", samples([150.0 + 0.0125 * n for n in range(360)])).grows == ()
+    assert found.found_kb_per_frame == 0.75
+    assert growth_of("half of it", samples([150.0 + 0.0125 * n for n in range(360)]), frames=9000).grows == ()
 
 
 def test_a_step_is_no_leak() -> None:
