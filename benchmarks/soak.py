@@ -4,18 +4,20 @@
 
 Every camera is a process that sends a test pattern over one link, which stalls for two seconds each minute and breaks
 for five each second minute, so that connecting again and the spool are part of it. Caps of store and spool are low
-enough to be reached. Somebody looks: a viewer of all events, who asks for a picture at a cut every other second.
-Resident memory, file handles, threads and disk of every process are noted every few seconds; a line is fitted to what
-was noted after a warm-up (the median of slopes between all pairs: single peaks do not move it).
+enough to be reached. Somebody looks: a viewer of all events, who asks for two pictures at a cut every second. Memory
+(resident, but for files: what a process and its children have allocated), file handles, threads and disk are noted
+every few seconds.
 
-"Grows" is: memory whose line rises over the time measured by more than 3 % and 8 MB; or handles or threads whose last
-quarter has a higher maximum than the quarter after the warm-up, by more than 3. Exit status 1 if anything does.
+The first half of the time is for caches to fill; what counts are the four quarters of the second. "Grows" is: memory
+whose median rises from quarter to quarter by more than 0.75 KB for each frame, and 0.75 MB, at least two times of the
+three, so that neither peaks nor one step count; or handles or threads whose maximum in the last quarter is higher than
+in the first, by more than 3. Exit status 1 if anything does. A leak of a kilobyte for each frame is found where there
+are 750 frames in a quarter; the report says for every process how small a leak is found.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -24,9 +26,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from itertools import cycle, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -41,8 +44,8 @@ import processes
 from runtime.shaped_link import Conditions, ShapedLink, Stretch, Trace
 
 _MB = 1e6
-_WARM_UP = 0.25  # share of the time that is left out
-_PAIRS = 400  # samples that slopes are taken between, at most
+_WARM_UP = 0.5  # share of the time that is left out
+_RISE_MB, _RISE_KB = 0.75, 0.75  # from one quarter of the rest to the next: at all, and for each frame
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Sample:
 
     Attributes:
         seconds: since the beginning.
-        memory_mb: resident, of the process and its children.
+        memory_mb: resident, without that of files, of the process and its children.
         handles, threads: open file descriptors, and threads.
         disk_mb: of its folder.
     """
@@ -68,17 +71,19 @@ class Growth:
     """What became of a process.
 
     Attributes:
-        memory_mb: median of the quarter after the warm-up, and of the last quarter.
-        memory_mb_per_hour: slope of the fitted line.
-        handles, threads: maxima of the same quarters.
+        memory_mb: medians of the four quarters after the warm-up.
+        memory_mb_per_hour: by the middle one of its three rises.
+        found_kb_per_frame: smallest leak for each frame that counts as growth; None without frames.
+        handles, threads: maxima of the first and of the last quarter.
         disk_mb: largest.
         processor: share of one core.
         grows: what does, by name.
     """
 
     name: str
-    memory_mb: tuple[float, float]
+    memory_mb: tuple[float, ...]
     memory_mb_per_hour: float
+    found_kb_per_frame: float | None
     handles: tuple[int, int]
     threads: tuple[int, int]
     disk_mb: float
@@ -92,8 +97,8 @@ def main() -> int:
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between samples")
-    parser.add_argument("--size", default="256x192", help="of the pictures")
-    parser.add_argument("--fps", type=float, default=1.0, help="of each camera")
+    parser.add_argument("--size", default="128x96", help="of the pictures")
+    parser.add_argument("--fps", type=float, default=5.0, help="of each camera")
     parser.add_argument("--bundle", default="dpict-edge")
     parser.add_argument("--kbps", type=float, default=4000.0, help="of the link that all share")
     parser.add_argument("--folder", type=Path, help="to leave settings, logs and stores in (default: a temporary one)")
@@ -133,12 +138,13 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         samples, processor = _watch(programs, folder, 60 * arguments.minutes, arguments.every)
         failed = [one.name for one in programs if one.process is None or one.process.poll() is not None]
         counts = {one.name: _counts(one) for one in programs if one.name not in failed}
+        frames = {name: _frames(counts.get(name, {})) for name in samples}
         counts["viewer"] = {"events": viewer.events, "pictures": viewer.pictures, "refusals": viewer.refusals}
         statuses = {one.name: one.stop(60) for one in reversed(programs) if one.name not in failed}
     return {
         "machine": {"processor": processes.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("json", "folder")},
-        "growth": [asdict(growth_of(name, samples[name], processor[name])) for name in samples],
+        "growth": [asdict(growth_of(name, samples[name], frames[name], processor[name])) for name in samples],
         "failed": failed + [name for name, status in statuses.items() if status != 0],
         "counts": counts,
         "samples": {name: [list(asdict(one).values()) for one in found] for name, found in samples.items()},
@@ -180,8 +186,8 @@ class Viewer:
                         self.events += 1
 
     def _ask(self) -> None:
-        for camera in itertools.cycle(self._cameras):
-            if self._stop.wait(2.0):
+        for camera in cycle(self._cameras):
+            if self._stop.wait(0.5):
                 return
             frames = self._get(f"/v1/cameras/{camera}/frames?limit=5")
             for frame in [] if frames is None else json.loads(frames)["frames"][:1]:
@@ -199,21 +205,23 @@ class Viewer:
             return None
 
 
-def growth_of(name: str, samples: Sequence[Sample], processor: float = 0.0) -> Growth:
-    """Return what became of a process by its samples."""
+def growth_of(name: str, samples: Sequence[Sample], frames: float = 0.0, processor: float = 0.0) -> Growth:
+    """Return what became of a process by its samples; *frames* passed through it in all."""
     whole = samples[-1].seconds
     kept = [one for one in samples if one.seconds >= _WARM_UP * whole]
-    quarter = max(1, len(kept) // 4)
-    first, last = kept[:quarter], kept[-quarter:]
-    slope = _slope([one.seconds for one in kept], [one.memory_mb for one in kept])
-    memory = median(one.memory_mb for one in first), median(one.memory_mb for one in last)
+    ends = [round(len(kept) * place / 4) for place in range(5)]
+    quarters = [kept[start : max(start + 1, end)] or kept[-1:] for start, end in pairwise(ends)]
+    first, last = quarters[0], quarters[-1]
+    memory = [median(one.memory_mb for one in quarter) for quarter in quarters]
+    rise = median(b - a for a, b in pairwise(memory))
+    of_quarter = (1 - _WARM_UP) / 4
+    most = max(_RISE_MB, _RISE_KB * frames * of_quarter / 1000)
     handles = max(one.handles for one in first), max(one.handles for one in last)
     threads = max(one.threads for one in first), max(one.threads for one in last)
-    risen = slope * (kept[-1].seconds - kept[0].seconds)
     grows = [
         what
         for what, does in (
-            ("memory", risen > max(8.0, 0.03 * memory[0])),
+            ("memory", rise > most),
             ("handles", handles[1] > handles[0] + 3),
             ("threads", threads[1] > threads[0] + 3),
         )
@@ -221,22 +229,15 @@ def growth_of(name: str, samples: Sequence[Sample], processor: float = 0.0) -> G
     ]
     return Growth(
         name=name,
-        memory_mb=(round(memory[0], 1), round(memory[1], 1)),
-        memory_mb_per_hour=round(3600 * slope, 2),
+        memory_mb=tuple(round(one, 1) for one in memory),
+        memory_mb_per_hour=round(3600 * rise / (whole * of_quarter), 2) if whole else 0.0,
+        found_kb_per_frame=round(1000 * most / (frames * of_quarter), 2) if frames else None,
         handles=handles,
         threads=threads,
         disk_mb=round(max(one.disk_mb for one in samples), 2),
         processor=round(processor, 3),
         grows=tuple(grows),
     )
-
-
-def _slope(seconds: Sequence[float], values: Sequence[float]) -> float:
-    """Return the median of the slopes between all pairs; 0 for fewer than two points."""
-    step = max(1, len(seconds) // _PAIRS)
-    points = list(zip(seconds[::step], values[::step], strict=True))
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for i, a in enumerate(points) for b in points[i + 1 :] if b[0] > a[0]]
-    return median(slopes) if slopes else 0.0
 
 
 def _server(folder: Path, cameras: list[str], arguments: argparse.Namespace, size: str) -> processes.Program:
@@ -293,7 +294,7 @@ def _sample(now: float, process: psutil.Process, folder: Path) -> Sample:
     family = [process, *process.children(recursive=True)]
     return Sample(
         seconds=round(now, 1),
-        memory_mb=round(sum(one.memory_info().rss for one in family) / _MB, 2),
+        memory_mb=round(sum(info.rss - info.shared for info in (one.memory_info() for one in family)) / _MB, 2),
         handles=sum(one.num_fds() for one in family),
         threads=sum(one.num_threads() for one in family),
         disk_mb=round(_disk_bytes(folder) / _MB, 3),
@@ -320,8 +321,17 @@ def _counts(program: processes.Program) -> dict[str, float]:
     }
 
 
+def _frames(counts: Mapping[str, float]) -> float:
+    """Return how many frames a server has answered, or a camera has captured, by its counters."""
+    of_server = sum(value for name, value in counts.items() if name.startswith("cutoff_server_frames_total"))
+    return of_server or counts.get("cutoff_edge_captured_pictures", 0.0)
+
+
 def _table(growth: Sequence[dict[str, object]]) -> str:
-    lines = ["| process | memory, MB | MB per hour | handles | threads | disk, MB | core | grows |", "|" + " --- |" * 8]
+    lines = [
+        "| process | memory, MB | MB per hour | finds, KB per frame | handles | threads | disk, MB | core | grows |"
+    ]
+    lines.append("|" + " --- |" * 9)
     for one in growth:
         memory, handles, threads = (
             " → ".join(str(value) for value in one[key])  # type: ignore[attr-defined]
@@ -329,8 +339,8 @@ def _table(growth: Sequence[dict[str, object]]) -> str:
         )
         grows = ", ".join(one["grows"]) or "no"  # type: ignore[call-overload]
         lines.append(
-            f"| {one['name']} | {memory} | {one['memory_mb_per_hour']} | {handles} | {threads} | {one['disk_mb']} "
-            f"| {one['processor']} | {grows} |"
+            f"| {one['name']} | {memory} | {one['memory_mb_per_hour']} | {one['found_kb_per_frame']} | {handles} "
+            f"| {threads} | {one['disk_mb']} | {one['processor']} | {grows} |"
         )
     return "\n".join(lines)
 

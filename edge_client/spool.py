@@ -186,6 +186,7 @@ class Spool:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")  # a frame that was added survives a loss of power
         database.execute("PRAGMA journal_size_limit = 4000000")
+        database.execute("PRAGMA cache_size = -500")  # KB in memory; a frame is written once, and read once
         database.execute("BEGIN IMMEDIATE")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         for statement in _TABLES if version == 0 else ():

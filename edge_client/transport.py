@@ -29,6 +29,7 @@ from runtime.patience import within
 from runtime.protocol import (
     INGEST_PATH,
     MAX_TEXT,
+    NAME_HEADER,
     PROTOCOL,
     SUBPROTOCOL,
     Fault,
@@ -124,6 +125,7 @@ class Transport:
                 self._url,
                 ssl=self._tls,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
+                additional_headers={NAME_HEADER: self._camera},
                 compression=None,  # streams do not compress, and each message would cost time
                 open_timeout=settings.connect_s,
                 ping_interval=settings.silence_s / 2,

@@ -28,6 +28,7 @@ from runtime.errors import DataError
 PROTOCOL = 1
 SUBPROTOCOL = "cutoff.1"  # offered and accepted when the WebSocket opens
 INGEST_PATH = "/v1/ingest"
+NAME_HEADER = "X-Session-Id"  # in which a client may give its camera's name; Ray Serve routes by it, servers ignore it
 MAX_TEXT = 16_384  # characters of a control message
 MAX_CHUNK = 65_536  # bytes of a stream in one message
 MAX_SEQUENCE = 2**53 - 1  # the integers that every JSON reader keeps

@@ -40,7 +40,7 @@ _SAVE_OPTIONS: dict[str, dict[str, int]] = {
     "webp": {"quality": 92, "method": 1},
     "png": {"compress_level": 1},
 }
-_KEPT_BYTES = 64 << 20  # of decoded pictures that the process keeps
+_KEPT_BYTES = 16 << 20  # of decoded pictures that the process keeps: facts and picture are asked for one by one
 _ENTRY_BYTES = 1 << 14  # what an entry without a picture counts
 _NICE = 19
 

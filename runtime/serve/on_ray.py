@@ -4,6 +4,12 @@
 
 A server that dies is started anew, takes the free slot and goes on with what is stored there; its cameras connect
 again, and find it by the slot. Needs the extra `ray`, with `ray[serve]`.
+
+Both are Ray's documented ways: `RequestRouterConfig` names the router, and a session id, the header X-Session-Id,
+reaches it with the request; cameras give their name there. Ray's own ConsistentHashRouter goes by the names of
+replicas, which a server that is started anew does not keep. Browsers cannot set a header for a picture, so the router
+looks at the path, too, in the request as Ray's proxy has packed it: that is not documented, and if it changed, pictures
+of other servers' cameras would not be found, and cameras would still stay.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from __future__ import annotations
 import pickle
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -26,50 +32,42 @@ from runtime.serve.slots import Slot
 from runtime.serve.sticky import camera_of, ranked
 
 NAME = "cutoff"
-_STATS_S = 1.0  # between two reports of where a replica is
 _slots: list[Slot] = []  # of this process: one at most
 
 
 class Sticky(RequestRouter):  # type: ignore[misc]
     """Brings a camera's connections, and requests about it, to its server; anything else to any."""
 
-    def initialize_state(self, **options: Any) -> None:
-        """Begin with no replica known."""
-        self._places: dict[Any, str] = {}
-
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
         """Return the replicas to try, the best first."""
-        camera = camera_of(_scope_of(pending_request))
+        # Where its one server cannot take a request yet, Ray shall wait before it asks again.
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True
+        camera = _camera_of(pending_request)
         if camera is None:
             return [random.sample(candidate_replicas, len(candidate_replicas))]
-        # One that is too busy to report is where it was.
-        for one in candidate_replicas:
-            if place := one.routing_stats.get("place"):
-                self._places[one.replica_id] = place
-        alive = {one.replica_id for one in candidate_replicas}
-        self._places = {replica: place for replica, place in self._places.items() if replica in alive}
-        # Until Ray has passed on where a replica is, its own name serves: then its cameras may move once.
-        placed = {self._places.get(one.replica_id, str(one.replica_id)): one for one in candidate_replicas}
+        placed = {one.replica_metadata["place"]: one for one in candidate_replicas}
         # Only its own server is offered: one that is merely slow to say how busy it is keeps its cameras. One that is
         # dead is no candidate any more.
         return [[placed[place]] for place in ranked(camera, placed)[:1]]
 
 
-def _scope_of(pending: Any) -> Mapping[str, Any]:
-    """Return the ASGI scope of a request that waits for a replica; empty if it is none of HTTP."""
-    request = pending.args[0] if pending is not None and pending.args else None
-    if isinstance(request, bytes):  # as the proxy has packed it, in this very process
-        request = pickle.loads(request)
-    scope: Mapping[str, Any] = getattr(request, "asgi_scope", None) or {}
-    return scope
+def _camera_of(pending: Any) -> str | None:
+    """Return the camera that a request which waits for a replica is about; None if it is about none."""
+    if pending is None:
+        return None
+    request = pending.args[0] if pending.args else None
+    if isinstance(request, bytes):
+        request = pickle.loads(request)  # packed in this very process
+    return camera_of(getattr(request, "asgi_scope", None) or {}, pending.metadata.session_id)
 
 
 class Replica:
     """One server; what Ray Serve wraps the application in."""
 
-    def record_routing_stats(self) -> dict[str, Any]:
-        """Tell the router where this server's store is."""
-        return {"place": f"{ray.get_runtime_context().get_node_id()}/{_slots[0].number}"} if _slots else {}
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Tell the router where this server's store is, before its first request."""
+        return {"place": f"{ray.get_runtime_context().get_node_id()}/{_slots[0].number}"}
 
 
 def deployment(settings: ServerSettings) -> Any:
@@ -92,7 +90,7 @@ def deployment(settings: ServerSettings) -> Any:
         max_ongoing_requests=settings.listen.connections,
         ray_actor_options={"num_cpus": of_ray.cpus},
         graceful_shutdown_timeout_s=20.0,
-        request_router_config=RequestRouterConfig(request_router_class=Sticky, request_routing_stats_period_s=_STATS_S),
+        request_router_config=RequestRouterConfig(request_router_class=Sticky),
         **options,
     )(serve.ingress(build)(Replica)).bind()
 

@@ -6,6 +6,7 @@ over the others, and nobody else's camera moves.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,13 +17,19 @@ from runtime.protocol import INGEST_PATH, MAX_NAME
 _WITH_CAMERA = ("/v1/cameras/", "/v1/frames/")
 
 
-def camera_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the camera that a request, by its ASGI scope, is about; None if it is about none, or does not say."""
+def camera_of(scope: Mapping[str, Any], session: str = "") -> str | None:
+    """Return the camera that a request is about; None if it is about none, or does not say.
+
+    Args:
+        scope: of ASGI; path and query say more than the session.
+        session: the header `NAME_HEADER`, empty if there is none.
+    """
     path = str(scope.get("path", ""))
-    name: str | None = None
+    name = session
     if path == INGEST_PATH:
         query = scope.get("query_string", b"").decode("latin-1")
-        name = parse_qs(query, max_num_fields=10).get("camera", [None])[0] if len(query) < 1000 else None
+        with contextlib.suppress(ValueError):  # too many fields
+            name = parse_qs(query, max_num_fields=10).get("camera", [session])[0]
     for start in _WITH_CAMERA:
         if path.startswith(start):
             name = path[len(start) :].partition("/")[0]

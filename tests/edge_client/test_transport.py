@@ -89,13 +89,14 @@ def with_double(work: Callable[[IngestDouble, Client], Awaitable[None]], **optio
 
 
 def test_hello_says_who_it_is() -> None:
-    """Token, camera, bundle; then the client is online and knows the server's clock."""
+    """Token, camera, bundle, and the camera to whom routes by headers; then it knows the server's clock."""
 
     async def work(double: IngestDouble, client: Client) -> None:
         await client.until(lambda: client.dispatch.online)
         (hello,) = double.hellos
         assert (hello.protocol, hello.token, hello.camera) == (1, "secret", "gate")
         assert hello.exact_id == EXACT_ID.hex()
+        assert double.headers[0].get_all("X-Session-Id") == ["gate"]
         at = client.dispatch.server_clock.at(0.0)
         assert at is not None and at == pytest.approx(1000.0, abs=SAFETY_S)
         assert client.connections("welcomed") == 1

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
@@ -73,6 +74,7 @@ class IngestDouble:
     pause_s: float = 0.0
     held: dict[int, Held] = field(default_factory=dict)
     hellos: list[Hello] = field(default_factory=list)
+    headers: list[Headers] = field(default_factory=list)  # of handshakes
     faults: list[Fault] = field(default_factory=list)
     chunks: list[tuple[int, int, int]] = field(default_factory=list)  # sequence, offset, size, in order of arrival
     order: list[int] = field(default_factory=list)  # sequence numbers of openings
@@ -116,6 +118,8 @@ class IngestDouble:
             hello = read_message(await socket.recv())
             assert isinstance(hello, Hello)
             self.hellos.append(hello)
+            assert socket.request is not None
+            self.headers.append(socket.request.headers)
             if self.mute:
                 await socket.wait_closed()
             refusal = self.refuse

@@ -21,6 +21,7 @@ CAMERAS = [f"camera-{number}" for number in range(300)]
     ("path", "query", "camera"),
     [
         ("/v1/ingest", b"camera=gate", "gate"),
+        ("/v1/ingest", b"camera=gate&camera=yard", "gate"),
         ("/v1/ingest", b"", None),
         ("/v1/ingest", b"camera=", None),
         ("/v1/ingest", b"camera=" + b"x" * 65, None),
@@ -33,7 +34,12 @@ CAMERAS = [f"camera-{number}" for number in range(300)]
     ],
 )
 def test_whom_a_request_is_about(path, query, camera):
-    assert camera_of({"path": path, "query_string": query}) == camera
+    """Path and query say it; else the session does, which is a camera's name or anything at all."""
+    scope = {"path": path, "query_string": query}
+    assert camera_of(scope) == camera
+    assert camera_of(scope, "yard") == (camera or ("yard" if b"x" not in query else None))
+    assert camera_of(scope, "x" * 65) == camera
+    assert camera_of({}, "yard") == "yard" and camera_of({}) is None
 
 
 def test_cameras_spread_and_stay():
