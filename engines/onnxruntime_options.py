@@ -5,11 +5,11 @@ Everything here is data, so that it can be read, compared and tested without the
 Exact graphs: basic optimisation only, no reduced-precision path, TF32 off; their integers then come out the same
 everywhere. Free graphs: full optimisation, TF32 allowed.
 
-CPU. Threads wait for the next operation of a run awake, but for 200 microseconds at most, and never between runs. A
-thread that sleeps between operations wakes too late for many of them on a machine that is mostly idle: a run of g_s
-after a pause took half as long again. One that spins for as long as the library does by default takes a core from
-others: on two busy cores 40 % more processor time. Versions that know no such bound do not spin. The arena, ONNX
-Runtime's own default, stays on: no difference was found (docs/engines.md).
+CPU. Threads wait for the next operation of a run awake, but for a millisecond at most, and never between runs. A thread
+that sleeps between operations wakes too late for many of them on a machine that is mostly idle: a run of g_s after a
+pause took half as long again. One that spins for as long as the library does by default takes a core from others: on
+two busy cores 40 % more processor time. Versions that know no such bound do not spin. The arena, ONNX Runtime's own
+default, stays on: no difference was found (docs/engines.md).
 
 CUDA. `cudnn_conv_algo_search`: HEURISTIC. EXHAUSTIVE gives other results from session to session, and since ONNX
 Runtime 1.20 DEFAULT means a slow fallback (microsoft/onnxruntime#22705). The arena grows by what is asked for, as
@@ -31,7 +31,7 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 WORKSPACE_BYTES = 1 << 30
 SPINNING = "session.intra_op.allow_spinning"
 BOUNDED_SPINNING_SINCE = (1, 27)  # the versions of ONNX Runtime that keep to _SPINS_US
-_SPINS_US = 200
+_SPINS_US = 1000
 
 Shapes = Mapping[str, tuple[int, ...]]
 

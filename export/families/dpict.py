@@ -38,8 +38,9 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
     Raises:
         UsageError: the weights lack what *synthesis* needs.
     """
-    if synthesis == "paper" and networks.absent:
-        raise UsageError(f"these weights are without {', '.join(sorted(networks.absent))}: train stage post first")
+    needed = {"cuts": set(), "plain": {"g_s"}, "paper": {"g_s", "post_low", "post_high"}}[synthesis]
+    if lacking := needed & networks.absent:
+        raise UsageError(f"these weights are without {', '.join(sorted(lacking))}: train stages rd and post first")
     inputs = [cropped(p, _STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]

@@ -64,7 +64,7 @@ class Dpict(PlaneNetworks):
         absent: those of them that they do lack; networks as they are made stand in for them.
     """
 
-    optional_roles = ("post_low", "post_high")
+    optional_roles = ("g_s", "post_low", "post_high")
     absent: frozenset[str] = frozenset()
 
     def __init__(self, backbone: HyperpriorBackbone) -> None:

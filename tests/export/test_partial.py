@@ -56,3 +56,28 @@ def test_part_of_a_plane_arrives_by_priority() -> None:
         step.receive(step.trits())
     assert 0.3 < share < 0.7
     assert priority[arrived.numpy().reshape(-1)].min() >= priority[waiting.numpy().reshape(-1)].max()
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.5, 2.0, 6.0])
+def test_a_cut_for_training_the_analysis_is_the_same_cut(missing: float) -> None:
+    """Its bits are those of the cells that are known, and gradients pass to y where a trit is known, else to mu."""
+    levels, symbols = latents(11)
+    y, level = torch.from_numpy(symbols).float().requires_grad_(), torch.from_numpy(levels).float().requires_grad_()
+    mu = torch.zeros(levels.shape, requires_grad=True)
+    tables = TorchTables(TABLES, torch.device("cpu"))
+    cut, known = tables.cut(y, mu, level, missing), tables.known(y, mu, level, missing)
+    through = tables.cut_through(y, mu, level, missing)
+    torch.testing.assert_close(through.y_hat, cut.y_hat, atol=1e-5, rtol=0)
+    torch.testing.assert_close(through.deviation, cut.deviation)
+    begun = known.left < tables.trits[level.long()]
+    through.y_hat.sum().backward()
+    assert y.grad is not None and mu.grad is not None
+    assert torch.equal(y.grad, begun.float()) and torch.equal(mu.grad, (~begun).float())
+    sigma, half = SIGMA_MIN * torch.exp(LOG_STEP * level), 0.5 * 3.0**known.left
+    normal = torch.distributions.Normal(0.0, sigma.double())
+    mass = normal.cdf(known.middle + half) - normal.cdf(known.middle - half)
+    assert torch.equal(through.bits[~begun], torch.zeros(int((~begun).sum())))
+    likely = begun & (mass > 2.0**-20)
+    torch.testing.assert_close(through.bits[likely], -mass[likely].log2().float(), atol=0.02, rtol=1e-3)
+    (gradient,) = torch.autograd.grad(through.bits.sum(), level)
+    assert bool((gradient[begun] != 0).any()) == bool(begun.any())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 from export.networks.backbones import make_backbone
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.config import TrainingSettings
+from export.training.dpict import Joint
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
@@ -85,6 +87,24 @@ def test_fixed_networks_stay_fixed_in_cuts(
     loss.backward()
     touched = {name.partition(".")[0] for name, p in family.networks.named_parameters() if p.grad is not None}
     assert touched == {"g_s_cuts", "preview"}
+
+
+def test_joint_training_reaches_all_that_ships(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """Everything but DPICT's own decoder; the weight of distortion at cuts is that of complete latents."""
+    torch.manual_seed(0)
+    settings = replace(tiny_settings, stages={"joint": tiny_settings.stages["rd"]})
+    family = make_family(settings)
+    stage = family.stages["joint"]
+    stage.begin(family.networks)
+    patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
+    loss, figures = stage.loss(family.networks, patches.take())
+    patches.close()
+    loss.backward()
+    touched = {name.partition(".")[0] for name, p in family.networks.named_parameters() if p.grad is not None}
+    assert touched == {"g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview"}
+    bpp = figures["y_bpp"] + figures["z_bpp"]
+    assert isinstance(stage, Joint) and stage._distortion_weight is not None
+    torch.testing.assert_close(stage._distortion_weight, settings.distortion_weight * figures["mse"] / bpp)
 
 
 def test_checkpoints_are_kept_whole_and_few(tmp_path: Path) -> None:
