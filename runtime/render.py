@@ -39,7 +39,7 @@ _TRIALS = 4  # runs after which a batch must have proved that it pays
 _AT_LEAST = 1.15  # times what a run took until it was ended: what it would have taken, most likely
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
-_HAND_OVER_S = 0.001  # from the end of a wait for a run to the answer that comes instead
+_HAND_OVER_S = 0.002  # from the end of a wait for a run to the answer that comes instead
 _STOPS_AFTER = 0.1  # of a run, until it is over after it was ended; a preview that is made meanwhile is slower
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
@@ -203,7 +203,10 @@ def _best_in_time(
         began, until = one.watch.clock(), _until(model, one, roles)
         try:
             with one.watch.measured(together((*roles, "finish"))):
-                return _image(one, _run_passes(model, [(one, known)], passes, until)), roles, skipped
+                x = _run_passes(model, [(one, known)], passes, until)
+                if one.last_preview is not None and not _fits_finish(model, one):
+                    raise OutOfTime("there is no time left to finish the picture")
+                return _image(one, x), roles, skipped
         except OutOfTime:
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
                 one.watch.record(together(stages), _AT_LEAST * (one.watch.clock() - began))
@@ -214,6 +217,11 @@ def _best_in_time(
     if fits(PREVIEW):
         return _run_preview(model, one, known), PREVIEW, skipped
     return one.last_preview, (), (*skipped, *PREVIEW)
+
+
+def _fits_finish(model: Model, one: Rendering) -> bool:
+    finish_s = model.costs.typical_s("finish", one.pixels)
+    return one.watch.clock() + finish_s < one.instant
 
 
 def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:

@@ -23,7 +23,7 @@ from runtime.stream import Header, Limits
 
 COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
 SAFETY = 0.0005
-HAND_OVER = 0.001  # from the end of a wait for a run to what answers instead
+HAND_OVER = 0.002  # from the end of a wait for a run to what answers instead
 ENDS = HAND_OVER + 0.1 * COSTS["g_s"]  # the same, where a preview is made while the run ends
 FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 
@@ -306,7 +306,7 @@ def test_a_preview_made_in_a_wait_is_the_answer_to_a_run_that_takes_too_long(wor
     decoder.feed(world.stream[: len(world.stream) // 2])
     assert world.codec.decoder().prepare() is False and decoder.prepare() is True and decoder.prepare() is False
     rare = COSTS["reconstruct"] + 0.100 + COSTS["finish"]
-    assert decoder.finish_by() == pytest.approx(1001.0 - rare - SAFETY)
+    assert decoder.finish_by() == pytest.approx(1001.0 - rare - HAND_OVER - SAFETY)
     decoder.feed(world.stream[len(world.stream) // 2 :])
     world.takes["g_s"], world.now = 9.0, 1000.8
     world.runs.clear()
