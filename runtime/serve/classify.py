@@ -8,7 +8,7 @@ from runtime.errors import ConfigurationError
 from runtime.evaluate.accuracy.classifier import Classifier, Preparation, prepared
 from runtime.evaluate.accuracy.labels import Labels
 from runtime.picture import Image
-from runtime.serve.desk import Classify, Label
+from runtime.serve.labeller import Classify, Label
 from runtime.serve.settings import ClassifierSettings
 
 

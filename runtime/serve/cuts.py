@@ -28,7 +28,7 @@ from runtime.codec import Codec
 from runtime.errors import CutoffError, Incomplete
 from runtime.picture import Image
 from runtime.serve.classify import open_classifier
-from runtime.serve.desk import Classify
+from runtime.serve.labeller import Classify
 from runtime.serve.settings import ClassifierSettings
 from runtime.stream import HEADER_BYTES, Header, Limits
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from engines.costs import Costs
 from runtime.batch import finish_together
@@ -28,7 +26,7 @@ from runtime.codec import Codec
 from runtime.deadline import Deadline
 from runtime.decoder import Decoder, Picture
 from runtime.errors import CutoffError, Incomplete
-from runtime.picture import Image
+from runtime.serve.labeller import Classify, Labeller, Listener, Outcome
 from runtime.serve.schedule import Job, overload_s
 
 LOG = logging.getLogger("cutoff.serve")
@@ -40,52 +38,6 @@ _GROWTH = 1.25  # a look is due when there are so many times more bytes than at 
 _LOOK_S = 0.15  # and not more often than this
 _CAUTION = 2.0  # mean deviations by which a frame may cost more than the mean
 _MEMORY = 0.8  # how slowly the mean cost of a camera's frames forgets
-
-
-@dataclass(frozen=True)
-class Label:
-    """What the classifier says: the name of a class and its probability."""
-
-    name: str
-    confidence: float
-
-
-Classify = Callable[[Image], Label]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was made of a frame.
-
-    Attributes:
-        status: as of `runtime.protocol.Result`.
-        picture: None if there is none at all.
-        label: None without a classifier, a picture, or time.
-        seconds: of a worker's time, in all.
-        message: what was wrong with a stream that is "unusable".
-    """
-
-    status: str
-    picture: Picture | None
-    label: Label | None
-    seconds: float
-    message: str = ""
-
-
-class Listener(Protocol):
-    """Who hears of a frame; called on a worker's thread, so it must be quick."""
-
-    def finishing(self) -> None:
-        """The answer is being made from what was fed so far."""
-
-    def looked(self, image: Image, label: Label | None, size: int) -> None:
-        """A preview was made of the first *size* bytes, and classified if that is wanted."""
-
-    def enough(self) -> None:
-        """Further bytes are of no use."""
-
-    def answered(self, outcome: Outcome) -> None:
-        """The frame is done; the last call."""
 
 
 @dataclass(eq=False)
@@ -207,50 +159,6 @@ class Desk:
     def open_tickets(self) -> int:
         """Frames that were not answered yet."""
         return sum(worker.open_tickets for worker in self._workers)
-
-
-class Labeller(threading.Thread):
-    """Classifies finished pictures, one after the other, while workers are at the next ones."""
-
-    def __init__(self, classify: Classify | None, clock: Callable[[], float]) -> None:
-        super().__init__(name="cutoff-label", daemon=True)
-        self.classify, self._clock = classify, clock
-        self._costs = Costs()
-        self._waiting: queue.SimpleQueue[tuple[Ticket, Outcome] | None] = queue.SimpleQueue()
-
-    @property
-    def cost_s(self) -> float:
-        """What a label may take."""
-        return 0.0 if self.classify is None else self._costs.estimate_s("label", 1)
-
-    def hand_on(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Answer with *outcome*, and a label if there is a picture and time."""
-        if self.classify is None or outcome.picture is None or outcome.picture.image is None:
-            ticket.listener.answered(outcome)
-        else:
-            self._waiting.put((ticket, outcome))
-
-    def stop(self) -> None:
-        """End when what waits is done."""
-        self._waiting.put(None)
-
-    def run(self) -> None:
-        """Work until `stop`."""
-        while (one := self._waiting.get()) is not None:
-            ticket, outcome = one
-            began = self._clock()
-            assert self.classify is not None and outcome.picture is not None and outcome.picture.image is not None
-            if ticket.due is None or began + self.cost_s < ticket.due:
-                try:
-                    label = self.classify(outcome.picture.image)
-                    took_s = self._clock() - began
-                    self._costs.record("label", 1, took_s)
-                    outcome = replace(outcome, label=label, seconds=outcome.seconds + took_s)
-                except Exception:
-                    LOG.exception("the classifier has failed")
-            if ticket.due is not None and outcome.status != "missed" and self._clock() > ticket.due:
-                outcome = replace(outcome, status="missed")
-            ticket.listener.answered(outcome)
 
 
 class Worker(threading.Thread):
@@ -492,12 +400,16 @@ class Worker(threading.Thread):
         for ticket in mine:
             ticket.listener.finishing()
             if ticket.late or (ticket.due is not None and now >= ticket.due):
-                self._labeller.hand_on(ticket, Outcome("missed", None, None, ticket.spent_s))
+                self._labeller.hand_on(ticket.listener, ticket.due, Outcome("missed", None, None, ticket.spent_s))
             elif ticket.decoder is None and ticket.portions and not self._stopping:
-                self._labeller.hand_on(ticket, Outcome("missed", None, None, ticket.spent_s))  # it was never its turn
+                self._labeller.hand_on(
+                    ticket.listener, ticket.due, Outcome("missed", None, None, ticket.spent_s)
+                )  # it was never its turn
             elif ticket.fault or ticket.decoder is None:
                 why = ticket.fault or "nothing of the stream came"
-                self._labeller.hand_on(ticket, Outcome("unusable", None, None, ticket.spent_s, why))
+                self._labeller.hand_on(
+                    ticket.listener, ticket.due, Outcome("unusable", None, None, ticket.spent_s, why)
+                )
             else:
                 waiting[ticket.decoder] = ticket
             ticket.portions.clear()
@@ -510,7 +422,7 @@ class Worker(threading.Thread):
                 ticket.spent_s += now - began
                 self._costs.record("answer", self._pixels(ticket), now - began)
                 began = now
-                self._labeller.hand_on(ticket, self._outcome(ticket, result))
+                self._labeller.hand_on(ticket.listener, ticket.due, self._outcome(ticket, result))
         except Exception as fault:
             LOG.exception("%d frame(s) could not be finished", count)
             self._give_up(list(waiting.values()), fault)

@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.errors import CutoffError
 from runtime.picture import Image
-from runtime.serve.desk import Desk, Label, Outcome
+from runtime.serve.desk import Desk
+from runtime.serve.labeller import Label, Outcome
 from runtime.serve.settings import LimitSettings
 from runtime.serve.tokens import Tokens, bearer
 
@@ -150,16 +151,16 @@ class _Upload:
         self.whole = False
 
     def finishing(self) -> None:
-        """See `runtime.serve.desk.Listener`."""
+        """See `runtime.serve.labeller.Listener`."""
 
     def looked(self, image: Image, label: Label | None, size: int) -> None:
-        """See `runtime.serve.desk.Listener`."""
+        """See `runtime.serve.labeller.Listener`."""
 
     def enough(self) -> None:
-        """See `runtime.serve.desk.Listener`."""
+        """See `runtime.serve.labeller.Listener`."""
 
     def answered(self, outcome: Outcome) -> None:
-        """See `runtime.serve.desk.Listener`."""
+        """See `runtime.serve.labeller.Listener`."""
         self._loop.call_soon_threadsafe(self._set, outcome)
 
     def _set(self, outcome: Outcome) -> None:

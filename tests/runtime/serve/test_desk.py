@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from serving import PATIENCE_S
 
 from runtime import Codec
-from runtime.serve.desk import Desk, Label, Labeller, Outcome, Ticket, Worker
+from runtime.serve.desk import Desk, Ticket, Worker
+from runtime.serve.labeller import Label, Labeller, Outcome
 
 TINY_PIXELS = 128 * 128  # of the crop, padded
 
