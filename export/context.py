@@ -61,11 +61,11 @@ def _fill_features(features: NDArray[np.float64], tables: Tables, level: int) ->
 
 
 def _fill_logarithms(logarithms: NDArray[np.float64], tables: Tables, level: int) -> None:
-    """Write the logarithms of the frequencies of a level's nodes: those of the mixture, where the level is unsure."""
+    """Write the logarithms of frequencies of all nodes of a sigma level: those of the mixture around it."""
     sigma, depth = SIGMA_MIN * math.exp(LOG_STEP * level), int(tables.trits[level])
     places, weights = np.polynomial.hermite_e.hermegauss(_MIXED)
     scales = sigma * np.exp(SCALE_BIAS + SCALE_SPREAD * places)
-    mass = sum(weight * gaussian_symbols(scale, depth).mass for scale, weight in zip(scales, weights, strict=True))
+    mass = weights @ np.stack([gaussian_symbols(scale, depth).mass for scale in scales])
     nodes = tables.root[[level]]
     for joined in range(depth):
         parts = mass.reshape(3 ** (joined + 1), -1).sum(axis=1).reshape(-1, 3)
