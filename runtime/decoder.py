@@ -27,6 +27,7 @@ from runtime.render import (
     Rendered,
     Rendering,
     cost_s,
+    least_s,
     preview,
     preview_s,
     render,
@@ -96,6 +97,7 @@ class Decoder:
         self._previewed = 0  # bytes that had come when the last preview was made
         self._error_at_start = 0.0
         self._begun = 0.0  # when the first bytes came
+        self._had_s = math.inf  # what was left when the head segment was known
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -159,7 +161,7 @@ class Decoder:
 
     def may_prepare(self) -> bool:
         """True if `prepare` would make a preview now."""
-        if self._deadline is None or self._latents is None or self._late or self._finished or self._aim == PREVIEW:
+        if self._deadline is None or self._latents is None or self._late or self._finished:
             return False
         if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._previewed:
             return False
@@ -339,7 +341,8 @@ class Decoder:
         # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
         if self._deadline is not None:
             self._error_at_start = latents.error_left()
-            if self._left_s() <= self._reserve_s():
+            self._had_s = self._left_s()
+            if self._had_s <= least_s(self._model, self._pixels, self._aim, preview_made=False):
                 self._aim = PREVIEW
 
     def _decode(self) -> None:
@@ -383,11 +386,15 @@ class Decoder:
         return math.inf if self._deadline is None else self._deadline.left_s(self._model.clock)
 
     def _reserve_s(self, *, preview_made: bool = False) -> float:
-        """Return what must be kept for the cheapest picture of the kind aimed at."""
+        """Return what must be kept for the cheapest picture of the kind aimed at.
+
+        Where there never was as much as ought to be kept, half of what was more than the least goes into decoding.
+        """
         if self._latents is None:
             return SAFETY_S
         made = preview_made or self._last_preview is not None
-        return reserve_s(self._model, self._pixels, self._aim, preview_made=made)
+        wanted_s, worth_s = (of(self._model, self._pixels, self._aim, preview_made=made) for of in (reserve_s, least_s))
+        return min(wanted_s, max(worth_s, (worth_s + self._had_s) / 2))
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more bytes and the preview will make a better picture.
