@@ -27,7 +27,7 @@ from export.training.loop import FamilyTraining, Stage
 from export.training.partial import KnownTrits, PartialLatents, TorchTables
 from export.training.pictures import cropped
 from export.training.validation import TruncationValidation
-from runtime.entropy.context import CHANGE_LIMIT, CHANGE_UNIT, FEATURE_BITS, GRID_BITS
+from runtime.entropy.context import CHANGE_LIMIT, CHANGE_UNIT, FEATURE_BITS, GRID_BITS, LOG_ODDS_UNIT
 from runtime.entropy.tables import MOST_TRITS, TOTAL_BITS, Tables
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
@@ -86,7 +86,7 @@ class ContextTables(TorchTables):
         self.slopes = torch.from_numpy(context.slopes(tables.first_child).astype("float32") / unit).to(device)
         likelihood = tables.frequencies.astype("float64") / 2**TOTAL_BITS
         self.own_bits = -torch.from_numpy(likelihood).log2().float().to(device)
-        self.log_odds = (self.own_bits[:, 1:2] - self.own_bits[:, ::2]) * _LOG_2
+        self.log_odds = torch.from_numpy(context.log_odds.astype("float32") / LOG_ODDS_UNIT).to(device)
         self.largest = context.steps / (1 << GRID_BITS)
 
     def seen(self, known: KnownTrits) -> Tensor:

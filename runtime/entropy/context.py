@@ -4,7 +4,7 @@ The family of distributions is an exponential tilt. Of a node with children t = 
 
     p[t]  proportional to  f[t] * exp(shift * position[t] + spread * energy[t])
 
-with the table's own frequencies f, the position and the energy of the children (below), and two numbers from the
+with frequencies f of the tables, the position and the energy of the children (below), and two numbers from the
 network: how far the element's mean is off, in standard deviations, and how far the logarithm of its scale is. For a
 Gaussian that is its derivative. Both log-odds against the middle trit, kept as integers, select a row of frequencies.
 
@@ -40,7 +40,8 @@ class Context:
         features: int8 (N, F); what a network sees of a node, in units of 1/16. The first two are position, the
             conditional mean in standard deviations of the model, and energy, the conditional mean square in its
             variances less 1.
-        log_odds: int16 (K, 2); ln f[0]/f[1] and ln f[2]/f[1] of an inner node, in units of 1/64.
+        log_odds: int16 (K, 2); ln f[0]/f[1] and ln f[2]/f[1] of an inner node, in units of 1/64. They may
+            differ from the odds of the node's own row, which has to serve without any context.
         grid: uint32 ((2G + 1)^2, 3); frequencies of at least 1 that sum to 2^24, by both log-odds in units of 1/8.
     """
 

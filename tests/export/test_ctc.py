@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
 
 from export.bundle_writer import write_bundle
-from export.context import with_context
+from export.context import SCALE_BIAS, SCALE_SPREAD, with_context
 from export.families import EXPORTERS
 from export.networks.entropy import FactorizedPrior
 from export.tables import make_tables
@@ -26,6 +26,7 @@ from export.training.loop import Run
 from export.training.pictures import load_pictures
 from export.weights import networks_with
 from runtime import Codec
+from runtime.entropy.context import LOG_ODDS_UNIT
 from runtime.errors import ConfigurationError
 
 CPU = torch.device("cpu")
@@ -92,14 +93,16 @@ def test_no_change_costs_next_to_nothing() -> None:
     assert context is not None
     nodes = np.arange(len(tables.first_child), dtype=np.int32)
     rows = context.rows(context.slopes(tables.first_child), nodes, np.zeros((2, len(nodes)), np.int32))
-    ours, grid = tables.frequencies / 2**24, context.grid[rows] / 2**24
+    odds = np.exp(context.log_odds / LOG_ODDS_UNIT)
+    ours = np.stack([odds[:, 0], np.ones(len(odds)), odds[:, 1]], axis=1)
+    ours, grid = ours / ours.sum(axis=1, keepdims=True), context.grid[rows] / 2**24
     extra, bits = (ours * np.log2(ours / grid)).sum(axis=1), -(ours * np.log2(ours)).sum(axis=1)
     assert extra.sum() < 0.001 * bits.sum()
     assert (extra < 0.002).all()
 
 
 def test_a_change_is_that_of_the_distribution() -> None:
-    """A small shift and spread give the probabilities that the shifted, spread Gaussian has."""
+    """A small shift and spread give the probabilities that the shifted, spread mixture of Gaussians has."""
     tables = with_context(make_tables(FactorizedPrior(2)))
     level = 30
     root = tables.root[[level]]
@@ -110,8 +113,10 @@ def test_a_change_is_that_of_the_distribution() -> None:
     found = torch.stack([ends[0], torch.zeros(1), ends[1]], dim=1).softmax(dim=1)[0]
     sigma = float(np.exp(np.log(64 / 0.11) / 63 * level) * 0.11)
     edge = 3 ** (int(tables.trits[level]) - 1) / 2
-    normal = torch.distributions.Normal(0.05 * sigma, sigma * np.exp(0.04))
-    below, above = normal.cdf(torch.tensor([-edge, edge]))
+    places, weights = (torch.from_numpy(t).float() for t in np.polynomial.hermite_e.hermegauss(20))
+    scales = sigma * torch.exp(0.04 + SCALE_BIAS + SCALE_SPREAD * places)
+    normal = torch.distributions.Normal(0.05 * sigma, scales)
+    below, above = (normal.cdf(torch.tensor(end)) @ weights / weights.sum() for end in (-edge, edge))
     expected = torch.stack([below, above - below, 1 - above])
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
 
