@@ -41,6 +41,7 @@ _NEAR = 4  # into which slices are divided close to the end
 _SLICE_S = 0.001  # what a slice may take, until some were measured
 _FORGET = 0.9  # of the slowest slice, with each that is faster
 _CLEARLY = 3.0  # times what a preview loses must be gained by more bytes for it to be aimed at
+_WORTH_DARING = 1.25  # times the bytes that are decoded must have come for a full picture to begin later than planned
 _WORTH_ANOTHER = 2  # times the bytes of the last preview: what makes a new one in a wait worth its time
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
@@ -342,7 +343,7 @@ class Decoder:
         if self._deadline is not None:
             self._error_at_start = latents.error_left()
             self._had_s = self._left_s()
-            if self._had_s <= least_s(self._model, self._pixels, self._aim, preview_made=False):
+            if self._had_s <= self._least_s():
                 self._aim = PREVIEW
 
     def _decode(self) -> None:
@@ -356,6 +357,10 @@ class Decoder:
                 if self._preview_is_better():
                     self._aim = PREVIEW
                     reserve_s = self._reserve_s()
+                    continue
+                least_s = self._least_s()
+                if least_s < reserve_s and self._fed > _WORTH_DARING * self._coder.bytes_read:
+                    reserve_s = least_s
                     continue
                 self._late = True
                 return
@@ -393,8 +398,14 @@ class Decoder:
         if self._latents is None:
             return SAFETY_S
         made = preview_made or self._last_preview is not None
-        wanted_s, worth_s = (of(self._model, self._pixels, self._aim, preview_made=made) for of in (reserve_s, least_s))
+        wanted_s = reserve_s(self._model, self._pixels, self._aim, preview_made=made)
+        worth_s = self._least_s(preview_made=made)
         return min(wanted_s, max(worth_s, (worth_s + self._had_s) / 2))
+
+    def _least_s(self, *, preview_made: bool = False) -> float:
+        """Return with how much time left a picture of the kind aimed at is still worth a try."""
+        made = preview_made or self._last_preview is not None
+        return least_s(self._model, self._pixels, self._aim, preview_made=made)
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more bytes and the preview will make a better picture.

@@ -38,7 +38,8 @@ _KNOWN = 8  # runs of stages in a row after which these say more than the stages
 _TRIALS = 4  # runs after which a batch must have proved that it pays
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
-_HAND_OVER_S = 0.002  # from the end of a wait for a run to the answer that comes instead
+_HAND_OVER = "hand_over"  # from the end of a wait for a run to the answer that comes instead, for the cost model
+_HAND_OVER_S = 0.002  # what that takes at least
 _STOPS_AFTER = 0.1  # of a run, until it is over after it was ended; a preview that is made meanwhile is slower
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
@@ -140,10 +141,11 @@ def _preview_first_s(model: Model, pixels: int, aim: Sequence[str], of_previews:
 
 def _insurance_s(model: Model, pixels: int, roles: Sequence[str], *, preview_made: bool) -> float:
     """Return what it takes to end a run of *roles*, which is rare, and to make a preview if there is none."""
+    hand_over_s = max(_HAND_OVER_S, cost_s(model, pixels, [_HAND_OVER], RARE))
     if preview_made:  # what is ended is a run that leaves too little for the last touches
-        return max(_HAND_OVER_S, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
+        return max(hand_over_s, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
     ends_s = _STOPS_AFTER * sum(model.costs.typical_s(role, pixels) for role in roles)
-    return _HAND_OVER_S + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
+    return hand_over_s + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -229,6 +231,8 @@ def _best_in_time(
                     raise OutOfTime("there is no time left to finish the picture")
                 return _image(one, x), roles, skipped
         except OutOfTime:
+            if until is not None and one.watch.clock() > until:
+                one.watch.record(_HAND_OVER, one.watch.clock() - until)
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
                 model.costs.record_ended(together(stages), one.pixels, one.watch.clock() - began)
     else:

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -372,9 +373,8 @@ def test_a_preview_comes_first_where_there_is_no_time_for_one_afterwards(world: 
 def test_little_time_is_shared_with_decoding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Less than ought to be kept for a full picture, but enough for most runs: half of the rest goes into decoding."""
     monkeypatch.setattr("runtime.decoder._SLICE", 256)
-    assert isinstance(world.codec.model.costs, FixedCosts)
+    monkeypatch.setattr("runtime.decoder._WORTH_DARING", 1000)
     world.costs["g_s"], world.slice_s = 0.040, 0.0005
-    monkeypatch.setattr("runtime.render.reserve_s", lambda *_, **__: 0.100)
     monkeypatch.setattr("runtime.decoder.reserve_s", lambda *_, **__: 0.100)
     monkeypatch.setattr("runtime.decoder.least_s", lambda *_, **__: 0.060)
     decoder = world.codec.decoder(world.deadline(0.080))
@@ -382,6 +382,45 @@ def test_little_time_is_shared_with_decoding(world: World, monkeypatch: pytest.M
     assert world.now == pytest.approx(1000.010, abs=0.002)
     picture = decoder.finish()
     assert picture.skipped == () and not picture.missed and 0 < picture.steps < picture.steps_total
+
+
+@pytest.mark.parametrize(("came", "least_left"), [(1.0, 0.060), (0.55, 0.100)])
+def test_many_bytes_that_wait_are_worth_a_later_start(
+    world: World, monkeypatch: pytest.MonkeyPatch, came: float, least_left: float
+) -> None:
+    """When g_s ought to start, a quarter more bytes than are decoded may still be decoded, fewer may not."""
+    monkeypatch.setattr("runtime.decoder._SLICE", 256)
+    monkeypatch.setattr("runtime.decoder.reserve_s", lambda *_, **__: 0.100)
+    monkeypatch.setattr("runtime.decoder.least_s", lambda *_, **__: 0.060)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    half = len(world.stream) // 2
+    decoder.feed(world.stream[:half])
+    world.now, world.slice_s = 1000.900, 0.001
+    decoder.feed(world.stream[half : int(came * len(world.stream))])
+    assert 1001.0 - world.now == pytest.approx(least_left, abs=0.002)
+
+
+def test_a_slow_hand_over_is_remembered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the end of a wait for g_s came late, as on a busy machine, runs are left earlier from then on."""
+    costs = world.codec.model.costs = Costs()
+    for stages, seconds in (("reconstruct+g_s+finish", 0.023), ("g_s+finish", 0.021), ("finish", COSTS["finish"])):
+        for _ in range(30):
+            costs.record(stages, 512 * 768, seconds)
+    costs.record("g_s", 512 * 768, 0.020)
+    world.takes["g_s"] = 9.0
+    run = world.codec.model.run
+
+    def woken_late(role: str, *inputs: NDArray[np.float32], until: float | None = None) -> Any:
+        try:
+            return run(role, *inputs, until=until)
+        except OutOfTime:
+            world.now += 0.006
+            raise
+
+    monkeypatch.setattr(world.codec.model, "run", woken_late)
+    margins = [finished(world, world.stream, 0.040, preview=True).margin_ms for _ in range(3)]
+    assert margins[0] is not None and margins[0] < 0
+    assert margins[2] is not None and margins[2] > 0
 
 
 def test_a_stage_left_out_is_tried_again(world: World) -> None:
