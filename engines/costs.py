@@ -14,7 +14,7 @@ import json
 import math
 import os
 import tempfile
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from pathlib import Path
 from threading import Lock
@@ -24,8 +24,10 @@ _OF_TAIL = {TAIL: 1.0, RARE: 0.95, MOST: 0.9, USUAL: 0.85, HALF: 0.8}  # where o
 _KEPT = 200  # runs
 _LATEST = 8  # runs that show whether the machine has become busy
 _DOUBT = 0.995  # by which an estimate falls each time that the stage is left out for it
+_CHANCE = 0.5  # of the fastest run known: with less time no doubt is reasonable
 _ENOUGH = 4  # own measurements that outweigh saved ones
 _SIZES = 64  # of a stage; the one that was not measured for longest is forgotten, as senders choose sizes
+_AT_LEAST = 1.15  # times what a run was given that was ended: what it takes, if none is known that took longer
 
 
 def cache_folder() -> Path:
@@ -46,19 +48,28 @@ class _Durations:
         self.runs = 0  # all that were ever measured
 
     def add(self, seconds: float) -> None:
+        if self._trust < 1.0 and seconds > self.share(MOST):
+            self._trust = 1.0  # there was no reason to doubt
         if self.runs == 1:  # the first one was provisional
             self._recent.clear()
             self._ordered.clear()
         elif len(self._recent) == _KEPT:
             del self._ordered[bisect_left(self._ordered, self._recent.popleft())]
         self.runs += 1
-        if self._trust < 1.0 and seconds > self.share(MOST):
-            self._trust = 1.0  # there was no reason to doubt
         self._recent.append(seconds)
         insort(self._ordered, seconds)
 
-    def doubt(self) -> None:
-        self._trust *= _DOUBT
+    def add_ended(self, seconds: float) -> None:
+        """Count a run that was ended after *seconds* as the median of those known that took longer.
+
+        Counted as what it was given it would make runs seem faster the less time they are given.
+        """
+        longer = self._ordered[bisect_right(self._ordered, seconds) :]
+        self.add(longer[len(longer) // 2] if longer else _AT_LEAST * seconds)
+
+    def doubt(self, seconds: float) -> None:
+        if seconds > _CHANCE * self._ordered[0]:
+            self._trust *= _DOUBT
 
     @property
     def median(self) -> float:
@@ -95,19 +106,28 @@ class Costs:
     def record(self, stage: str, pixels: int, seconds: float) -> None:
         """Note that *stage* took *seconds* on a picture of *pixels*."""
         with self._lock:
-            sizes = self._measured.setdefault(stage, {})
-            durations = sizes.pop(pixels, None) or _Durations()
-            durations.add(seconds)
-            sizes[pixels] = durations  # the last one now
-            if len(sizes) > _SIZES:
-                del sizes[next(iter(sizes))]
+            self._durations(stage, pixels).add(seconds)
 
-    def doubt(self, stage: str, pixels: int) -> None:
-        """Note that *stage* was left out on a picture of *pixels*, since it would have taken too long."""
+    def record_ended(self, stage: str, pixels: int, seconds: float) -> None:
+        """Note that *stage*, on a picture of *pixels*, was not over after *seconds*, when it was ended."""
+        with self._lock:
+            self._durations(stage, pixels).add_ended(seconds)
+
+    def _durations(self, stage: str, pixels: int) -> _Durations:
+        """Return what is known of *stage* on pictures of *pixels*, to add to it."""
+        sizes = self._measured.setdefault(stage, {})
+        durations = sizes.pop(pixels, None) or _Durations()
+        sizes[pixels] = durations  # the last one now
+        if len(sizes) > _SIZES:
+            del sizes[next(iter(sizes))]
+        return durations
+
+    def doubt(self, stage: str, pixels: int, seconds: float) -> None:
+        """Note that *stage* was left out on a picture of *pixels*, since *seconds* were too little for it."""
         with self._lock:
             own = self._measured.get(stage, {}).get(pixels)
             if own is not None:
-                own.doubt()
+                own.doubt(seconds)
 
     def estimate_s(self, stage: str, pixels: int, share: float = TAIL) -> float:
         """Return what *share* of runs of *stage* keep on a picture of *pixels*; 0.0 if it was never measured on any."""

@@ -27,6 +27,7 @@ from runtime.render import (
     Rendered,
     Rendering,
     cost_s,
+    least_s,
     preview,
     preview_s,
     render,
@@ -40,6 +41,7 @@ _NEAR = 4  # into which slices are divided close to the end
 _SLICE_S = 0.001  # what a slice may take, until some were measured
 _FORGET = 0.9  # of the slowest slice, with each that is faster
 _CLEARLY = 3.0  # times what a preview loses must be gained by more bytes for it to be aimed at
+_WORTH_DARING = 1.25  # times the bytes that are decoded must have come for a full picture to begin later than planned
 _WORTH_ANOTHER = 2  # times the bytes of the last preview: what makes a new one in a wait worth its time
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
@@ -96,6 +98,7 @@ class Decoder:
         self._previewed = 0  # bytes that had come when the last preview was made
         self._error_at_start = 0.0
         self._begun = 0.0  # when the first bytes came
+        self._had_s = math.inf  # what was left when the head segment was known
         self._restart()
 
     def feed(self, data: bytes) -> None:
@@ -159,7 +162,7 @@ class Decoder:
 
     def may_prepare(self) -> bool:
         """True if `prepare` would make a preview now."""
-        if self._deadline is None or self._latents is None or self._late or self._finished or self._aim == PREVIEW:
+        if self._deadline is None or self._latents is None or self._late or self._finished:
             return False
         if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._previewed:
             return False
@@ -339,7 +342,8 @@ class Decoder:
         # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
         if self._deadline is not None:
             self._error_at_start = latents.error_left()
-            if self._left_s() <= self._reserve_s():
+            self._had_s = self._left_s()
+            if self._had_s <= self._least_s():
                 self._aim = PREVIEW
 
     def _decode(self) -> None:
@@ -353,6 +357,10 @@ class Decoder:
                 if self._preview_is_better():
                     self._aim = PREVIEW
                     reserve_s = self._reserve_s()
+                    continue
+                least_s = self._least_s()
+                if least_s < reserve_s and self._fed > _WORTH_DARING * self._coder.bytes_read:
+                    reserve_s = least_s
                     continue
                 self._late = True
                 return
@@ -383,11 +391,21 @@ class Decoder:
         return math.inf if self._deadline is None else self._deadline.left_s(self._model.clock)
 
     def _reserve_s(self, *, preview_made: bool = False) -> float:
-        """Return what must be kept for the cheapest picture of the kind aimed at."""
+        """Return what must be kept for the cheapest picture of the kind aimed at.
+
+        Where there never was as much as ought to be kept, half of what was more than the least goes into decoding.
+        """
         if self._latents is None:
             return SAFETY_S
         made = preview_made or self._last_preview is not None
-        return reserve_s(self._model, self._pixels, self._aim, preview_made=made)
+        wanted_s = reserve_s(self._model, self._pixels, self._aim, preview_made=made)
+        worth_s = self._least_s(preview_made=made)
+        return min(wanted_s, max(worth_s, (worth_s + self._had_s) / 2))
+
+    def _least_s(self, *, preview_made: bool = False) -> float:
+        """Return with how much time left a picture of the kind aimed at is still worth a try."""
+        made = preview_made or self._last_preview is not None
+        return least_s(self._model, self._pixels, self._aim, preview_made=made)
 
     def _preview_is_better(self) -> bool:
         """Decide, when g_s has to start now or never, whether more bytes and the preview will make a better picture.

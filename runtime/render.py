@@ -3,8 +3,8 @@
     Rendering, ... -> by deadline -> reconstruct -> passes that fit, in one batch where that pays -> Rendered, ...
 
 One picture: optional passes are left out first, then synthesis (the preview network answers), then everything.
-Networks begin if all but one run in a thousand would be in time; or if most are, and there is time for a preview
-instead of the others: a run is ended when the preview has to begin.
+Networks begin if all but one run in a thousand would be in time; or if most are, and a preview can answer for the
+others. It is made after them, if there is time for that, and a run is ended when it has to begin; or before them.
 Several: the most urgent first. Where measured costs say that one run of a network on a batch takes less time than one
 run after the other, and nobody's picture would be late for it, those of one size are made together.
 """
@@ -36,10 +36,10 @@ _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
 _KNOWN = 8  # runs of stages in a row after which these say more than the stages do
 _TRIALS = 4  # runs after which a batch must have proved that it pays
-_AT_LEAST = 1.15  # times what a run took until it was ended: what it would have taken, most likely
 _WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
-_HAND_OVER_S = 0.002  # from the end of a wait for a run to the answer that comes instead
+_HAND_OVER = "hand_over"  # from the end of a wait for a run to the answer that comes instead, for the cost model
+_HAND_OVER_S = 0.002  # what that takes at least
 _STOPS_AFTER = 0.1  # of a run, until it is over after it was ended; a preview that is made meanwhile is slower
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
@@ -111,20 +111,41 @@ def reserve_s(model: Model, pixels: int, aim: Sequence[str], *, preview_made: bo
     # An answer that is there already is worse than one that would still be made: fewer runs are to end in it.
     share = RARE if preview_made else MOST
     insured_s = cost_s(model, pixels, whole, share) + _insurance_s(model, pixels, aim, preview_made=preview_made)
+    if not preview_made:
+        insured_s = min(insured_s, _preview_first_s(model, pixels, aim, USUAL, MOST))
     return (sure_s if sure_s < _WORTH * insured_s else insured_s) + SAFETY_S
 
 
+def least_s(model: Model, pixels: int, aim: Sequence[str], *, preview_made: bool) -> float:
+    """Return with how much time left a picture by the roles *aim* is still worth a try: usual runs would be in time."""
+    planned_s = reserve_s(model, pixels, aim, preview_made=preview_made)
+    if aim == PREVIEW:
+        return planned_s
+    if preview_made:
+        usual_s = cost_s(model, pixels, ("reconstruct", *aim, "finish"), USUAL)
+        return min(planned_s, usual_s + _insurance_s(model, pixels, aim, preview_made=True) + SAFETY_S)
+    return min(planned_s, _preview_first_s(model, pixels, aim, HALF, USUAL) + SAFETY_S)
+
+
 def preview_s(model: Model, pixels: int) -> float:
-    """Return what a preview takes, rare cases aside."""
-    return cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), RARE)
+    """Return what a preview usually takes."""
+    return cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), USUAL)
+
+
+def _preview_first_s(model: Model, pixels: int, aim: Sequence[str], of_previews: float, of_runs: float) -> float:
+    """Return what a preview and then a run of *aim* that is insured by it take, in these shares of all."""
+    before_s = cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), of_previews)
+    run_s = cost_s(model, pixels, ("reconstruct", *aim, "finish"), of_runs)
+    return before_s + run_s + _insurance_s(model, pixels, aim, preview_made=True)
 
 
 def _insurance_s(model: Model, pixels: int, roles: Sequence[str], *, preview_made: bool) -> float:
     """Return what it takes to end a run of *roles*, which is rare, and to make a preview if there is none."""
+    hand_over_s = max(_HAND_OVER_S, cost_s(model, pixels, [_HAND_OVER], RARE))
     if preview_made:  # what is ended is a run that leaves too little for the last touches
-        return max(_HAND_OVER_S, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
+        return max(hand_over_s, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
     ends_s = _STOPS_AFTER * sum(model.costs.typical_s(role, pixels) for role in roles)
-    return _HAND_OVER_S + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
+    return hand_over_s + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -199,6 +220,8 @@ def _best_in_time(
 
     passes, skipped = _without_what_is_late(known.passes, fits)
     roles = tuple(each.role for each in passes)
+    if fits(roles) and _preview_comes_first(model, one, roles):
+        one.last_preview = _run_preview(model, one, known)
     if fits(roles):
         began, until = one.watch.clock(), _until(model, one, roles)
         try:
@@ -208,11 +231,13 @@ def _best_in_time(
                     raise OutOfTime("there is no time left to finish the picture")
                 return _image(one, x), roles, skipped
         except OutOfTime:
+            if until is not None and one.watch.clock() > until:
+                one.watch.record(_HAND_OVER, one.watch.clock() - until)
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
-                one.watch.record(together(stages), _AT_LEAST * (one.watch.clock() - began))
+                model.costs.record_ended(together(stages), one.pixels, one.watch.clock() - began)
     else:
         for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
-            model.costs.doubt(together(stages), one.pixels)
+            model.costs.doubt(together(stages), one.pixels, one.instant - one.watch.clock())
     skipped += roles[::-1]
     if fits(PREVIEW):
         return _run_preview(model, one, known), PREVIEW, skipped
@@ -242,6 +267,20 @@ def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
         return until
     networks_s = cost_s(model, one.pixels, stages, USUAL if in_time else HALF) - finish_s
     return until if now + networks_s < until else None
+
+
+def _preview_comes_first(model: Model, one: Rendering, roles: Sequence[str]) -> bool:
+    """Decide whether to make a preview before a run of *roles*: it might be too late, and too late for one after it."""
+    if one.deadline is None or one.last_preview is not None or _unknown(model, one, roles):
+        return False
+    left_s, stages = one.instant - one.watch.clock() - SAFETY_S, (*roles, "finish")
+    if cost_s(model, one.pixels, stages) < left_s:
+        return False
+    after_s = cost_s(model, one.pixels, stages, MOST) - model.costs.typical_s("finish", one.pixels)
+    if after_s + _insurance_s(model, one.pixels, roles, preview_made=False) < left_s:
+        return False
+    first_s = cost_s(model, one.pixels, (*PREVIEW, "finish"), HALF) + cost_s(model, one.pixels, stages, HALF)
+    return first_s + _insurance_s(model, one.pixels, roles, preview_made=True) < left_s
 
 
 def _unknown(model: Model, one: Rendering, roles: Sequence[str]) -> bool:
@@ -276,7 +315,8 @@ def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[R
     else:
         end = now + cost_s(model, one.pixels, stages, MOST if roles == PREVIEW else RARE) * _DARE + SAFETY_S
     if end >= one.instant:
-        if roles == PREVIEW or _until(model, one, roles) is None:
+        insured = _until(model, one, roles) is not None or _preview_comes_first(model, one, roles)
+        if roles == PREVIEW or not insured:
             return False
         end = one.instant
     soonest = min(end, now + preview_s)

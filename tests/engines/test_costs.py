@@ -67,11 +67,11 @@ def test_what_is_left_out_is_doubted() -> None:
     """The estimate of most runs falls with each time; that of nearly all does not, as nothing insures it."""
     costs = recorded(*[0.1] * 50)
     for _ in range(138):
-        costs.doubt("g_s", 1000)
+        costs.doubt("g_s", 1000, 0.06)
     assert costs.estimate_s("g_s", 1000, MOST) == pytest.approx(0.05, rel=0.01)
     assert costs.estimate_s("g_s", 1000, TAIL) == 0.1
-    costs.doubt("g_s", 7)
-    costs.doubt("unknown", 7)
+    costs.doubt("g_s", 7, 1.0)
+    costs.doubt("unknown", 7, 1.0)
 
 
 @pytest.mark.parametrize(("seconds", "trusted"), [(0.02, True), (0.1, False), (0.3, False)])
@@ -79,10 +79,29 @@ def test_a_trial_ends_doubt_or_confirms_it(seconds: float, trusted: bool) -> Non
     """A stage that keeps the doubted estimate goes on being believed fast; one that does not costs what it did."""
     costs = recorded(*[0.1] * 50)
     for _ in range(100):
-        costs.doubt("g_s", 1000)
+        costs.doubt("g_s", 1000, 0.06)
     before = costs.estimate_s("g_s", 1000, MOST)
     costs.record("g_s", 1000, seconds)
     assert costs.estimate_s("g_s", 1000, MOST) == (before if trusted else 0.1) and before < 0.09
+
+
+def test_hopeless_cases_raise_no_doubt() -> None:
+    """Where even the fastest run known would take twice the time that is left, leaving out says nothing."""
+    costs = recorded(*[0.1] * 50, 0.08, 0.09)
+    for _ in range(200):
+        costs.doubt("g_s", 1000, 0.039)
+    assert costs.estimate_s("g_s", 1000, MOST) == 0.1
+
+
+def test_runs_that_were_ended_do_not_look_fast() -> None:
+    """A run that was ended counts as the longer ones usually take; without any, as a little more than it was given."""
+    costs = recorded(*np.linspace(0.1, 0.2, 101).tolist())
+    for _ in range(90):
+        costs.record_ended("g_s", 1000, 0.05)
+    assert costs.typical_s("g_s", 1000) == pytest.approx(0.15, abs=0.002)
+    costs = recorded(0.1, 0.1, 0.2)
+    costs.record_ended("g_s", 1000, 0.3)
+    assert costs.estimate_s("g_s", 1000) == pytest.approx(1.15 * 0.3)
 
 
 def test_experience_is_recent() -> None:
