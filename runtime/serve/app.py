@@ -199,7 +199,9 @@ async def _decode(request: Request) -> Response:
 
 
 async def _openapi(request: Request) -> Response:
-    return JSONResponse(document())
+    server = server_of(request)
+    deadline_s = server.settings.limits.deadline_s
+    return JSONResponse(document(deadline_s, open_to_viewers=server.tokens.open_to_viewers))
 
 
 async def _health(request: Request) -> Response:

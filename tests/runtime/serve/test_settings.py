@@ -74,7 +74,9 @@ def test_secrets_from_environment_and_files(tmp_path):
         assert not found.is_camera(camera, token)
 
 
-@pytest.mark.parametrize("text", ["env:NOT_THERE", "file:/not/there", "short", ""])
+@pytest.mark.parametrize(
+    "text", ["env:NOT_THERE", "file:/not/there", "short", "", "a token with spaces in it", "ü" * 20]
+)
 def test_secrets_that_are_none(text):
     with pytest.raises(ConfigurationError, match=r"tokens\.cameras\.a"):
         tokens({"a": text}, {"OTHER": SECRET})
