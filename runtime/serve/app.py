@@ -205,6 +205,9 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _health(request: Request) -> Response:
+    server = server_of(request)
+    if server.ready and server.intake is not None and not server.intake.desk.alive:
+        return PlainTextResponse("a thread that decodes has ended\n", 503)
     return PlainTextResponse("ok\n")
 
 

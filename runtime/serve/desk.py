@@ -156,6 +156,11 @@ class Desk:
         return mean + _CAUTION * deviation
 
     @property
+    def alive(self) -> bool:
+        """All threads run that should."""
+        return all(thread.is_alive() for thread in (*self._workers, self._labeller))
+
+    @property
     def open_tickets(self) -> int:
         """Frames that were not answered yet."""
         return sum(worker.open_tickets for worker in self._workers)

@@ -90,7 +90,13 @@ def document(longest_s: float = 60.0, *, open_to_viewers: bool = False) -> Json:
                     _frame(),
                 )
             },
-            "/healthz": {"get": _get("200 as long as the process lives.", [], {200: {"text/plain": {}}})},
+            "/healthz": {
+                "get": _get(
+                    "200 as long as the process and its threads live.",
+                    [],
+                    {200: {"text/plain": {}}, 503: {"text/plain": {}}},
+                )
+            },
             "/readyz": {
                 "get": _get(
                     "200 while frames are taken, 503 before and after.",

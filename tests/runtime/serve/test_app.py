@@ -38,6 +38,16 @@ def test_health_and_readiness(running):
     assert answer.status_code == 503 and answer.headers["retry-after"]
 
 
+def test_a_worker_that_has_ended_shows(running):
+    """Nobody would be answered any more: whoever watches over the process has to start it anew."""
+    desk = running.server.intake.desk
+    assert desk.alive
+    desk._workers[0].stop()
+    desk._workers[0].join(PATIENCE_S)
+    answer = get(running, "/healthz")
+    assert answer.status_code == 503 and "ended" in answer.text
+
+
 def test_metrics_count_what_happens(running, camera, tiny_stream):
     """For viewers only; frames by camera and status, bytes, faults, margins."""
     gate = camera()
