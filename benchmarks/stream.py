@@ -169,7 +169,8 @@ def run(arguments: argparse.Namespace, folder: Path, sender: str, pictures: NDAr
 
 
 def _stored(folder: Path, taken: Path) -> tuple[dict[int, StoredFrame], dict[int, bytes]]:
-    instants = [(float(when), int(number)) for number, when in (line.split(",") for line in taken.open())]
+    lines = taken.read_text(encoding="ascii").splitlines()
+    instants = [(float(when), int(number)) for number, when in (line.split(",") for line in lines)]
     store = Store(StoreSettings(folder=folder / "store"))
     frames: dict[int, StoredFrame] = {}
     streams: dict[int, bytes] = {}

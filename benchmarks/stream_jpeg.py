@@ -164,6 +164,10 @@ class JpegDecoder:
         """Return what the server wants to know of a picture before it is made; its size does not matter here."""
         return SimpleNamespace(pixels=1)
 
+    def may_prepare(self) -> bool:
+        """False: there is nothing cheaper than the picture itself that could stand in for it."""
+        return False
+
     def cancel(self) -> None:
         """Nothing is held."""
 

@@ -10,12 +10,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edge_client.sources import Source, SourceLost
 from runtime.picture import Image
 
 _LOG = logging.getLogger(__name__)
 _RETRY_S = (0.5, 30.0)  # first and longest pause before a source is opened again
+_SILENCE_S, _STUCK_S = 15.0, 60.0  # of a call into a driver: no pictures come; it will not come back by itself
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,18 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self.pictures = 0
         self.failures = 0
-        self.working = False
+        self._gives = False  # the last call for a picture brought one
+        self._asked_at: float | None = None  # when the driver was called that has not answered yet
+
+    @property
+    def working(self) -> bool:
+        """Pictures come."""
+        return self._gives and self._silent_s() < _SILENCE_S
+
+    @property
+    def stuck(self) -> bool:
+        """A call into a driver has not come back for so long that it never will: only a new process helps."""
+        return self._silent_s() >= _STUCK_S
 
     def start(self) -> None:
         """Begin to read."""
@@ -104,13 +119,13 @@ class Capture:
         while not self._stop.is_set():
             before = self.pictures
             try:
-                source = self._open()
+                source = self._called(self._open)
                 try:
                     self._read(source)
                     break  # its end
                 finally:
-                    self.working = False
-                    source.close()
+                    self._gives = False
+                    self._called(source.close)
             except SourceLost as fault:
                 self.failures += 1
                 _LOG.warning("source lost", extra={"fault": str(fault)})
@@ -122,15 +137,27 @@ class Capture:
                 break
         self._newest.close()
 
+    def _called(self, work: Callable[[], T]) -> T:
+        """Do *work*, a driver's, and let others see since when."""
+        self._asked_at = self._clock()
+        try:
+            return work()
+        finally:
+            self._asked_at = None
+
+    def _silent_s(self) -> float:
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else self._clock() - asked_at
+
     def _read(self, source: Source) -> None:
         due = self._clock()
         while not self._stop.is_set():
             if not source.live and self._wait(max(0.0, due - self._clock())):
                 return
-            image = source.read()
+            image = self._called(source.read)
             if image is None:
                 return
-            self.working = True
+            self._gives = True
             now = self._clock()
             if now < due and source.live:
                 continue

@@ -23,7 +23,9 @@ def check(settings: EdgeSettings) -> str:
     cv2 = import_cv2()
     source, spool = settings.source, settings.spool
     codec = settings.codec
-    with Codec.open(codec.bundle, codec.engine, codec.threads or None, coder=codec.coder) as opened:
+    with Codec.open(
+        codec.bundle, codec.engine, codec.threads or None, coder=codec.coder, precision=codec.precision
+    ) as opened:
         opened.encode(np.zeros((64, 64, 3), np.uint8))  # opens what a start would open
         bundle = f"{opened.bundle.name} {opened.bundle.exact_id.hex()}"
     if source.path is not None and not source.path.exists():
@@ -34,10 +36,11 @@ def check(settings: EdgeSettings) -> str:
     _writable("state", settings.state)
     if spool.file is not None:
         _writable("spool.file", spool.file.parent)
+    absent = source.kind == "v4l2" and not os.path.exists(source.device)
     lines = [
         f"camera    {settings.camera}",
         f"server    {ingest_url(settings.server.url)}",
-        f"source    {source_name(source)}, at most {source.fps:g} pictures per second",
+        f"source    {source_name(source)}{' (not there now)' * absent}, at most {source.fps:g} pictures per second",
         f"bundle    {bundle}",
         f"deadline  {settings.sending.deadline_s:g} s",
         f"spool     {spool.file or 'none'}" + (f", keeps {spool.keep}" if spool.file else ""),

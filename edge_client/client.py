@@ -136,8 +136,8 @@ class Client:
         self._stop.set()
 
     def healthy(self) -> dict[str, bool]:
-        """Return whether the event loop runs; what a supervisor should restart the client for."""
-        return {"loop": self._clock() - self._ticked_at < _STUCK_S}
+        """Return whether event loop and camera's driver run; what a supervisor should restart the client for."""
+        return {"loop": self._clock() - self._ticked_at < _STUCK_S, "driver": not self._capture.stuck}
 
     def ready(self) -> dict[str, bool]:
         """Return whether pictures come in and go out."""

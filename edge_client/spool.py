@@ -38,6 +38,8 @@ _TABLES = (
     "INSERT INTO used VALUES (0)",
     f"PRAGMA user_version = {_VERSION}",
 )
+# Ages and sizes apart from the streams: what is too old, and how much there is, is found without reading those.
+_BY_AGE = "CREATE INDEX IF NOT EXISTS by_age ON frames (added, size)"
 _SIDE_FILES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
@@ -191,6 +193,8 @@ class Spool:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         for statement in _TABLES if version == 0 else ():
             database.execute(statement)
+        if version in (0, _VERSION):
+            database.execute(_BY_AGE)
         database.execute("COMMIT")
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"version {version} of a spool, not {_VERSION}")

@@ -199,10 +199,15 @@ async def _decode(request: Request) -> Response:
 
 
 async def _openapi(request: Request) -> Response:
-    return JSONResponse(document())
+    server = server_of(request)
+    deadline_s = server.settings.limits.deadline_s
+    return JSONResponse(document(deadline_s, open_to_viewers=server.tokens.open_to_viewers))
 
 
 async def _health(request: Request) -> Response:
+    server = server_of(request)
+    if server.ready and server.intake is not None and not server.intake.desk.alive:
+        return PlainTextResponse("a thread that decodes has ended\n", 503)
     return PlainTextResponse("ok\n")
 
 

@@ -156,6 +156,11 @@ class Desk:
         return mean + _CAUTION * deviation
 
     @property
+    def alive(self) -> bool:
+        """All threads run that should."""
+        return all(thread.is_alive() for thread in (*self._workers, self._labeller))
+
+    @property
     def open_tickets(self) -> int:
         """Frames that were not answered yet."""
         return sum(worker.open_tickets for worker in self._workers)
@@ -264,16 +269,22 @@ class Worker(threading.Thread):
         faulty = [ticket for ticket in ranked if ticket.fault]
         if faulty or self._stopping:
             return self._finish, faulty or ranked
-        left = self._latest_start(ranked) - now - self._early_s()
+        early_s = self._early_s()
+        left = self._latest_start(ranked) - now - early_s
+        begun = [ticket for ticket in ranked if ticket.decoder is not None]
         if left <= 0:
-            return self._finish, self._with(ranked[0], ranked, now)
+            # One that was not begun is answered when its time is up, and no sooner: nothing could be made of it.
+            first = next(ticket for ticket in ranked if ticket in begun or ticket.start_by - now <= early_s)
+            return self._finish, self._with(first, begun, now)
         may_begin = self._has_room(ranked)
         for ticket in ranked:
             if ticket.portions and (ticket.decoder is not None or may_begin):
-                if self._slice_s(ticket) < left:
+                # Where none is begun, this one is, however long that took of late: all would be missed otherwise, and
+                # what is never measured again is believed for ever.
+                if self._slice_s(ticket) < left or not begun:
                     return self._feed, [ticket]
-                return self._finish, self._with(ranked[0], ranked, now)
-            if ticket.closed and (ticket is ranked[0] or self._answer_s(ticket) < left):
+                return self._finish, self._with(begun[0], begun, now)
+            if ticket.closed and not ticket.portions and (ticket is ranked[0] or self._answer_s(ticket) < left):
                 return self._finish, self._ready_with(ticket, ranked, left)
         for ticket in ranked:
             if self._look_is_due(ticket, now) and self._costs.estimate_s("look", self._pixels(ticket)) < left:
@@ -287,10 +298,10 @@ class Worker(threading.Thread):
         begun = [self._pixels(ticket) for ticket in ranked if ticket.decoder is not None]
         return not begun or sum(begun) + self._usual_pixels <= self._most_pixels
 
-    def _with(self, first: Ticket, ranked: Sequence[Ticket], now: float) -> Sequence[Ticket]:
+    def _with(self, first: Ticket, begun: Sequence[Ticket], now: float) -> Sequence[Ticket]:
         """Return *first* and those that lose nothing by being answered with it: they would have to begin meanwhile."""
         until = now + self._answer_s(first)
-        others = [one for one in ranked if one is not first and one.start_by - self._answer_s(one) <= until]
+        others = [one for one in begun if one is not first and one.start_by - self._answer_s(one) <= until]
         return [first, *others]
 
     def _ready_with(self, first: Ticket, ranked: Sequence[Ticket], left: float) -> Sequence[Ticket]:

@@ -48,6 +48,8 @@ def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
             raise ConfigurationError(f"{path}: listen: {file}: no such file")
     if not tokens.cameras:
         warn(f"{path}: no camera has a token, so none can connect")
+    if listen.certificate is None and not listen.on_loopback:
+        warn(f"{path}: listen: without a certificate tokens cross the network as they are, unless a proxy ends TLS")
     if check_only:
         print(f"{path}: {len(tokens.cameras)} camera(s), bundle {bundle.name}, {listen.host}:{listen.port}")
         return 0

@@ -48,6 +48,16 @@ CREATE TABLE IF NOT EXISTS frames (
     PRIMARY KEY (camera, sequence)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_age ON frames (received);
+CREATE INDEX IF NOT EXISTS by_trimming ON frames (trimmed, received);
+"""
+# From name to name, as long as there is a next one: a million frames are of few cameras.
+_CAMERAS = """
+WITH RECURSIVE found (name) AS (
+    SELECT MIN(camera) FROM frames
+    UNION ALL
+    SELECT (SELECT MIN(camera) FROM frames WHERE camera > name) FROM found WHERE name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL
 """
 _VERSION = 1
 
@@ -223,7 +233,7 @@ class Store:
     def cameras(self) -> list[str]:
         """Return the names of all cameras of which anything is kept."""
         with self._reading, self._faults("read"):
-            return [name for (name,) in self._reader.execute("SELECT DISTINCT camera FROM frames ORDER BY camera")]
+            return [name for (name,) in self._reader.execute(_CAMERAS)]
 
     def newest(self, camera: str) -> int | None:
         """Return the largest sequence of *camera*; None if nothing of it is kept."""

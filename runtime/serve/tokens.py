@@ -73,6 +73,11 @@ def bearer(authorization: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
+def is_sound(token: str) -> bool:
+    """True of what a header can carry as it is: visible characters of ASCII, at least one."""
+    return token != "" and token.isascii() and token.isprintable() and " " not in token
+
+
 def _whose(hashes: Mapping[str, bytes], token: str) -> str | None:
     found, hashed = None, _hash(token)
     for name, known in hashes.items():  # all of them: the time does not tell which was right
@@ -99,4 +104,6 @@ def _secret(text: str, where: str, environment: Mapping[str, str]) -> str:
         secret = text
     if len(secret) < _SHORTEST:
         raise ConfigurationError(f"{where}: a token has at least {_SHORTEST} characters; this one has {len(secret)}")
+    if not is_sound(secret):
+        raise ConfigurationError(f"{where}: a token is of visible ASCII characters, without spaces")
     return secret

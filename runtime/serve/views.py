@@ -32,12 +32,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from runtime.errors import CutoffError, Incomplete
+from runtime.errors import CutoffError, Incomplete, OutputError
 from runtime.protocol import MAX_SEQUENCE, Result
 from runtime.serve.cuts import FORMATS, Busy, Cuts
 from runtime.serve.events import CameraChanged, Event, Events, FrameProgress, Subscription
 from runtime.serve.store import Store, StoredFrame
-from runtime.serve.tokens import COOKIE
+from runtime.serve.tokens import COOKIE, is_sound
 
 PAGE = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -53,8 +53,8 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
 }
 _RECORD = 60  # frames of a camera that the overview shows
-_MOST_FRAMES = 200
-_WIDEST = 4096
+MOST_FRAMES = 200  # listed at a time
+WIDEST = 4096  # pixels of a picture that is made smaller
 _LOGIN_BYTES = 4096
 _FAILURES, _FAILURES_S = 20, 10  # logins that may fail in so many seconds
 _LOGIN_S = 30 * 86_400  # until a browser has to show its token again
@@ -120,6 +120,8 @@ class Views:
                 response = JSONResponse({"error": str(fault)}, fault.status, fault.headers)
             except Busy as fault:
                 response = JSONResponse({"error": str(fault)}, 503, {"Retry-After": "1"})
+            except OutputError as fault:
+                response = JSONResponse({"error": str(fault)}, 500)
             except CutoffError as fault:
                 response = JSONResponse({"error": str(fault)}, 422)
             response.headers.setdefault("Cache-Control", "no-store")
@@ -131,7 +133,7 @@ class Views:
     async def _login(self, request: Request) -> Response:
         try:
             content = json.loads(await _body(request, _LOGIN_BYTES))
-        except ValueError:  # and UnicodeDecodeError
+        except (ValueError, RecursionError):  # and UnicodeDecodeError
             content = None
         token = content.get("token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not _same_site(request):
@@ -139,7 +141,7 @@ class Views:
         now = asyncio.get_running_loop().time()
         if len(self._failures) == _FAILURES and now - self._failures[0] < _FAILURES_S:
             return JSONResponse({"error": "too many attempts"}, 429, {**SECURITY, "Retry-After": str(_FAILURES_S)})
-        if self._viewer_of(token) is None:
+        if not is_sound(token) or self._viewer_of(token) is None:
             self._failures.append(now)
             return JSONResponse({"error": "this token is not known"}, 401, SECURITY)
         response = Response(status_code=204, headers=SECURITY)
@@ -163,7 +165,7 @@ class Views:
 
     async def _frames(self, request: Request) -> Response:
         camera = request.path_params["camera"]
-        limit = _number(request, "limit", 20, 1, _MOST_FRAMES)
+        limit = _number(request, "limit", 20, 1, MOST_FRAMES)
         before = _number(request, "before", None, 0, MAX_SEQUENCE + 1)
         assert limit is not None
         found = await asyncio.to_thread(self._store.frames, camera, limit + 1, before)
@@ -190,7 +192,7 @@ class Views:
 
     async def _picture(self, request: Request) -> Response:
         _, stream, cut = await self._cut(request)
-        width = _number(request, "width", None, 1, _WIDEST)
+        width = _number(request, "width", None, 1, WIDEST)
         form = request.query_params.get("format") or _form_accepted(request)
         if form not in FORMATS:
             raise Refused(400, f"format must be one of {', '.join(FORMATS)}, not {form!r:.40}")

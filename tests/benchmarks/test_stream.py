@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import stream
 from numpy.typing import NDArray
 from stream_jpeg import Jpeg, scan_ends
 from stream_pictures import moving_views
@@ -109,3 +112,33 @@ def test_intervals_of_shares() -> None:
     """Known values of Wilson's interval."""
     assert wilson(0, 0) == (0.0, 1.0)
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-3)
+
+
+def test_every_sender_brings_pictures_in_time(tmp_path: Path) -> None:
+    """The whole of it, small: client, link and server as programs, with our codec and with JPEG in its place."""
+    senders = ("cutoff", "jpeg-50", "jpeg-progressive-q75")
+    arguments = Namespace(
+        clip=None,
+        classifier=None,
+        side=224,
+        senders=senders,
+        traces=1,
+        seconds=4.0,
+        low=256.0,
+        high=512.0,
+        delay=0.01,
+        loss=0.0,
+        deadline=3.0,  # a busy machine is no fault of theirs
+        fps=3.0,
+        size="96x80",
+        bundle=str(Path(__file__).parents[1] / "golden" / "tiny"),
+        threads=1,
+    )
+    report = stream.measure(arguments, tmp_path)
+    summaries = {one["sender"]: one for one in report["summaries"]}  # type: ignore[attr-defined]
+    assert set(summaries) == set(senders)
+    for one in summaries.values():
+        assert one["due"] == 12
+        assert one["in_time"] > 0
+        assert one["psnr_db"] > 15
+        assert one["link_bytes"] > 300

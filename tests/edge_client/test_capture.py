@@ -91,8 +91,8 @@ def test_pictures_pass_while_the_encoder_is_busy() -> None:
 
 
 def test_live_source_is_thinned_out() -> None:
-    """A camera of a picture per second, of which one in four seconds is wanted; all are read, so that none is old."""
-    capture = Capture(lambda: Script(list(range(1, 21))), Newest(), 0.25, clock=Clock())
+    """A camera of a picture in two seconds, of which one in eight is wanted; all are read, so that none is old."""
+    capture = Capture(lambda: Script(list(range(1, 21))), Newest(), 0.125, clock=Clock())
     capture.start()
     capture._thread.join(SAFETY_S)
     assert 4 <= capture.pictures <= 7
@@ -137,6 +137,23 @@ def test_source_that_cannot_be_opened_does_not_end_the_capture(caplog: pytest.Lo
     assert not capture._thread.is_alive()
     assert not capture.working
     assert "source lost" in caplog.text
+
+
+def test_driver_that_hangs_is_seen() -> None:
+    """No pictures come any more, and after a minute nobody believes that some will; where one does, all is well."""
+    now, hangs, goes_on, shown = [0.0], threading.Event(), threading.Event(), threading.Event()
+    steps = [1, lambda: (hangs.set(), goes_on.wait(SAFETY_S)), 2, lambda: (shown.set(), goes_on.wait(SAFETY_S))]
+    capture = Capture(lambda: Script(steps), Newest(), 1000.0, clock=lambda: now[0])
+    assert (capture.working, capture.stuck) == (False, False)
+    capture.start()
+    assert hangs.wait(SAFETY_S)
+    for seconds, working, stuck in ((1.0, True, False), (20.0, False, False), (70.0, False, True)):
+        now[0] = seconds
+        assert (capture.working, capture.stuck) == (working, stuck)
+    goes_on.set()
+    assert shown.wait(SAFETY_S)
+    capture.stop(SAFETY_S)
+    assert (capture.pictures, capture.stuck) == (2, False)
 
 
 def test_files_wait_to_be_taken_in_time() -> None:

@@ -322,11 +322,27 @@ def test_check_says_what_would_run(tmp_path: Path, capsys: Capture, monkeypatch:
     assert {path.name for path in tmp_path.iterdir()} == {"edge.toml"}
 
 
+def test_check_says_that_a_camera_is_not_there(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be plugged in later, so it is no fault; but whoever sets it up wants to know."""
+    monkeypatch.setenv("CUTOFF_EDGE_TOKEN", "secret")
+    settings = tmp_path / "edge.toml"
+    settings.write_text(
+        f'camera = "gate"\nstate = "{tmp_path}"\n[server]\nurl = "ws://127.0.0.1:9"\n[codec]\nbundle = "{TINY}"\n'
+        f'[source]\nkind = "v4l2"\ndevice = "{tmp_path}/video7"\n'
+    )
+    lines = run(capsys, "edge", "--config", settings, "--check").splitlines()
+    assert f"source    v4l2 {tmp_path}/video7 (not there now), at most 5 pictures per second" in lines
+    assert lines[-1] == "ok"
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
         ({"sending": "deadlin_s = 2"}, "unknown key 'deadlin_s' = 2; allowed: answer_s, chunk_bytes"),
         ({"codec": 'engine = "abacus"'}, "abacus"),
+        ({"codec": 'precision = "fp12"'}, "fp12"),
         ({"source": 'path = "/nowhere"'}, "source.path: /nowhere does not exist"),
         ({"server": 'ca_file = "/nowhere"'}, "server.ca_file: /nowhere"),
     ],

@@ -47,6 +47,35 @@ def test_frame_comes_back_as_it_was(tmp_path: Path) -> None:
     second.close()
 
 
+def test_no_stream_is_read_to_count_or_to_age(tmp_path: Path) -> None:
+    """A spool may hold a gigabyte: what every frame costs must not, also in one that an earlier version has made."""
+    one = spool(tmp_path)
+    one.add(frame(1))
+    one.close()
+    with sqlite3.connect(tmp_path / "spool.sqlite") as database:
+        database.execute("DROP INDEX by_age")
+    database.close()
+    asked: list[str] = []
+    again = spool(tmp_path)
+    assert again._database is not None
+    again._database.set_trace_callback(asked.append)
+    again.add(frame(2))
+    again.best(1)
+    again.stored(2, 8000, done=False)
+    again.tend()
+    again.close()
+    with sqlite3.connect(tmp_path / "spool.sqlite") as database:
+        plans = {
+            words: [line for *_, line in database.execute(f"EXPLAIN QUERY PLAN {words}")]
+            for words in asked
+            if "frames" in words
+        }
+    database.close()
+    assert any("COUNT(*)" in words for words in plans)
+    scans = {line for lines in plans.values() for line in lines if "SCAN frames" in line}
+    assert all("COVERING INDEX" in line or "by_worth" in line for line in scans), scans
+
+
 def test_best_is_what_gains_most_by_its_next_byte(tmp_path: Path) -> None:
     """More contrast first, of equals the newest; a frame that the server has half of comes after all beginnings."""
     one = spool(tmp_path)

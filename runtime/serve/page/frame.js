@@ -7,6 +7,7 @@ import * as server from "./server.js";
 
 const POSITIONS = 200; // of the slider; quadratic, as the first bytes change most
 const PAGE = 20; // frames listed at a time
+const AGAIN_MS = 3000; // until the newest frame asks whether a later one has come
 
 const bytesAt = (position, held) => Math.round(held * (position / POSITIONS) ** 2);
 const positionOf = (bytes, held) => held ? POSITIONS * Math.sqrt(Math.min(1, bytes / held)) : 0;
@@ -17,7 +18,7 @@ function pairs(entries) {
 
 /** Show frame `sequence` of `camera` in `place`; return a function that ends it. */
 export function showFrame(place, camera, sequence, share, { go, unauthorized }) {
-  let over = false, held = 0, wanted = null, running = false, abort = new AbortController();
+  let over = false, held = 0, wanted = null, running = false, timer, abort = new AbortController();
   const earlier = element("button", { type: "button", disabled: true }, "‹ Earlier");
   const later = element("button", { type: "button", disabled: true }, "Later ›");
   const title = element("h2", {}, `${camera}, frame ${sequence}`);
@@ -116,7 +117,19 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
     return span;
   };
 
+  /** Lead to the frames before and after this one; a live camera's newest is that for a moment only. */
+  const lead = (one) => {
+    for (const [button, other] of [[earlier, one.earlier], [later, one.later]]) {
+      button.disabled = other == null;
+      button.onclick = () => go(camera, other, Number(slider.value) / POSITIONS);
+    }
+    if (one.later == null && !over) {
+      timer = setTimeout(() => server.frame(camera, sequence, 0, abort.signal).then(lead, () => {}), AGAIN_MS);
+    }
+  };
+
   const begin = (one) => {
+    lead(one);
     held = one.held;
     picture.style.aspectRatio = one.width ? `${one.width} / ${one.height}` : "";
     const answered = one.answer;
@@ -141,10 +154,6 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
     answer.append(pairs(entries), element("p", {},
       element("a", { href: `/v1/frames/${encodeURIComponent(camera)}/${sequence}/stream`, download: `${camera}-${sequence}.cut` },
         "Download the stream")));
-    for (const [button, other] of [[earlier, one.earlier], [later, one.later]]) {
-      button.disabled = other == null;
-      button.addEventListener("click", () => go(camera, other, Number(slider.value) / POSITIONS));
-    }
     slider.disabled = false;
     slider.value = share == null ? POSITIONS : share * POSITIONS;
     moved();
@@ -169,7 +178,7 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
         element("td", {}, one.status ? writeBytes(one.bytes) : "–"),
         element("td", { class: isLate(one) ? "late" : "" },
           writeOutcome(one)),
-        element("td", { class: "text" }, writeLabel(one.label) ?? "–"),
+        element("td", { class: "text name", title: writeLabel(one.label) }, writeLabel(one.label) ?? "–"),
         element("td", { class: "spare" }, writePercent(one.confidence)))));
       before = page.before;
       more.hidden = before == null;
@@ -180,5 +189,5 @@ export function showFrame(place, camera, sequence, share, { go, unauthorized }) 
 
   server.frame(camera, sequence, 0, abort.signal).then((one) => { if (!over) begin(one); }).catch(failed);
   list().catch(() => { record.hidden = true; });
-  return () => { over = true; abort.abort(); };
+  return () => { over = true; clearTimeout(timer); abort.abort(); };
 }

@@ -8,6 +8,7 @@ import select
 import socket
 import threading
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +36,16 @@ def test_health_and_readiness(running):
     assert (answer.status_code, answer.json()) == (503, {"ready": False})
     answer = httpx.post(f"{running.http}/v1/decode", trust_env=False)
     assert answer.status_code == 503 and answer.headers["retry-after"]
+
+
+def test_a_worker_that_has_ended_shows(running):
+    """Nobody would be answered any more: whoever watches over the process has to start it anew."""
+    desk = running.server.intake.desk
+    assert desk.alive
+    desk._workers[0].stop()
+    desk._workers[0].join(PATIENCE_S)
+    answer = get(running, "/healthz")
+    assert answer.status_code == 503 and "ended" in answer.text
 
 
 def test_metrics_count_what_happens(running, camera, tiny_stream):
@@ -67,6 +78,72 @@ def test_description_lists_exactly_the_http_routes(settings, running):
     }
     assert described == served
     assert get(running, "/openapi.json").json() == document()
+
+
+def test_answers_are_as_described(running, camera, tiny_stream):
+    """Every JSON answer has the keys and types of its schema, and none besides."""
+    gate = camera()
+    gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
+    gate.until(Result)
+    gate.send(Frame(2, len(tiny_stream), None, 20.0, 1e9), Chunk(2, 0, tiny_stream[:300]), End(2, 300))
+    gate.until(Result)
+    asked = {
+        "/v1/cameras": "/v1/cameras",
+        "/v1/cameras/gate/frames": "/v1/cameras/{camera}/frames",
+        "/v1/frames/gate/1": "/v1/frames/{camera}/{sequence}",
+        "/v1/frames/gate/2?bytes=5": "/v1/frames/{camera}/{sequence}",
+        "/v1/frames/gate/3": "/v1/frames/{camera}/{sequence}",
+        "/v1/cameras/gate/frames?limit=0": "/v1/cameras/{camera}/frames",
+        "/v1/frames/gate/1/picture?bytes=5": "/v1/frames/{camera}/{sequence}/picture",
+        "/readyz": "/readyz",
+    }
+    seen = set()
+    for path, route in asked.items():
+        answer = get(running, path, LOOK)
+        seen.add(answer.status_code)
+        assert misfits(answer.json(), described_answer(route, "get", answer.status_code)) == []
+    assert seen == {200, 400, 404, 409}
+    for data in (tiny_stream, tiny_stream[:20]):
+        headers = {"Authorization": f"Bearer {GATE}"}
+        answer = httpx.post(f"{running.http}/v1/decode", content=data, headers=headers, trust_env=False)
+        assert misfits(answer.json(), described_answer("/v1/decode", "post", answer.status_code)) == []
+    assert misfits({"frames": [{"camera": 7}]}, {"$ref": "#/components/schemas/Frames"})  # it does find some
+
+
+def described_answer(route: str, method: str, status: int) -> dict[str, Any]:
+    content = document()["paths"][route][method]["responses"][str(status)]["content"]
+    schema: dict[str, Any] = content["application/json"]["schema"]
+    return schema
+
+
+def misfits(value: Any, schema: dict[str, Any], where: str = "answer") -> list[str]:
+    """Return where *value* is not as *schema* says, of the words of JSON Schema that the description uses."""
+    if "$ref" in schema:
+        return misfits(value, document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]], where)
+    if "anyOf" in schema:
+        found = [misfits(value, one, where) for one in schema["anyOf"]]
+        return [] if [] in found else found[0]
+    if ("enum" in schema and value not in schema["enum"]) or ("const" in schema and value != schema["const"]):
+        return [f"{where}: {value!r}"]
+    kinds = schema.get("type", [])
+    types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
+    types |= {"array": list, "object": dict}
+    named = [types[kind] for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    if named and not any(isinstance(value, kind) for kind in named):
+        return [f"{where}: {value!r}"]
+    if isinstance(value, list):
+        return [
+            line for number, one in enumerate(value) for line in misfits(one, schema["items"], f"{where}[{number}]")
+        ]
+    if isinstance(value, dict) and "properties" in schema:
+        known = schema["properties"]
+        odd = [f"{where}.{name}" for name in {*schema["required"], *value} if name not in value or name not in known]
+        return odd + [
+            line
+            for name in known.keys() & value.keys()
+            for line in misfits(value[name], known[name], f"{where}.{name}")
+        ]
+    return []
 
 
 def test_a_server_that_ends_answers_what_is_open(settings, tiny_codec, tiny_stream):

@@ -190,6 +190,37 @@ def test_frames_that_would_begin_meanwhile_begin_together(bench, tiny_stream):
     assert one.step() is None and not heard(later).outcomes
 
 
+def test_a_frame_that_was_not_begun_is_not_given_up_with_another(bench, tiny_stream):
+    """An answer is thought to take half a second: whose bytes wait meanwhile is decoded after it, and in time."""
+    one = bench()
+    first = one.open(1005.0, tiny_stream[:250])
+    one.steps()
+    for _ in range(3):
+        one.worker._costs.record("answer", TINY_PIXELS, 0.5)
+    one.sleep()
+    waiting, empty = one.open(1005.2, tiny_stream), one.open(1005.3)
+    assert one.steps() == [("_finish", [first]), ("_feed", [waiting]), ("_finish", [waiting])]
+    assert not heard(empty).outcomes  # something may still come of it
+    one.worker.feed(empty, tiny_stream[:250])
+    one.steps()
+    one.sleep()
+    one.steps()
+    assert [heard(ticket).outcomes[0].status for ticket in (first, waiting, empty)] == ["ok", "ok", "ok"]
+
+
+def test_a_frame_is_begun_however_long_that_took_of_late(bench, tiny_stream):
+    """It would be missed otherwise; what was slow is measured anew, so that a slow start is not for ever."""
+    one = bench()
+    for _ in range(3):
+        one.worker._costs.record("begin", TINY_PIXELS, 5.0)
+    ticket = one.open(1001.0, tiny_stream[:250])
+    assert one.steps() == [("_feed", [ticket])]
+    assert one.worker._costs.runs("begin", TINY_PIXELS) == 4
+    one.sleep()
+    one.steps()
+    assert heard(ticket).outcomes[0].status == "ok"
+
+
 def test_a_deadline_that_has_passed_costs_nothing(bench, tiny_stream):
     one = bench()
     ticket = one.open(999.0, tiny_stream)
@@ -298,6 +329,16 @@ def test_pictures_that_are_decoded_at_a_time_are_bounded(bench, tiny_stream):
     small.sleep()
     small.steps()
     assert [outcome.status for outcome in heard(only).outcomes] == ["ok"]
+
+
+def test_a_whole_frame_waits_for_its_turn(bench, tiny_stream):
+    """Nothing more comes of it, but it was not decoded yet: it is answered after the one before it."""
+    one = bench(open_pixels=1)
+    first, whole = one.open(1003.0, tiny_stream[:250]), one.open(1005.0, tiny_stream, closed=True)
+    assert one.steps() == [("_feed", [first])]
+    one.sleep()
+    assert one.steps() == [("_finish", [first]), ("_feed", [whole]), ("_finish", [whole])]
+    assert heard(whole).outcomes[0].status == "ok"
 
 
 # Admission.

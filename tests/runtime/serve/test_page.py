@@ -328,6 +328,18 @@ def test_frames_lead_to_earlier_and_later_ones(browser: Browser, server: Running
     assert not browser.find("nav button:first-child").is_enabled()
 
 
+def test_newest_frame_is_that_for_a_moment_only(browser: Browser, server: Running, streams: list[bytes]) -> None:
+    """The way to the frame that came after it opens while somebody looks."""
+    browser.open(f"{server.address}/#/yard/8")
+    browser.until_pixels(".stage canvas")
+    later = browser.find("nav button:last-child")
+    assert not later.is_enabled()
+    server.gallery.keep("yard", 9, streams[0])
+    browser.until(later.is_enabled, "a way to the next frame")
+    later.click()
+    browser.until_text("h2", "yard, frame 9")
+
+
 def test_frame_that_is_not_kept_says_so(browser: Browser, server: Running) -> None:
     """As words in the page; the console's note of the status is the browser's own."""
     browser.open(f"{server.address}/#/yard/4711")
@@ -336,18 +348,24 @@ def test_frame_that_is_not_kept_says_so(browser: Browser, server: Running) -> No
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_phone_shows_everything_without_scrolling_sideways(browser: Browser, server: Running, dark: bool) -> None:
-    """360 pixels are enough for both views."""
+def test_phone_shows_everything_without_scrolling_sideways(
+    browser: Browser, server: Running, streams: list[bytes], dark: bool
+) -> None:
+    """360 pixels are enough for both views, with numbers of frames as cameras give them."""
+    number = 1_795_962_921_187
+    server.gallery.keep("yard", number, streams[0], margin_ms=227.0, label="grey wolf from the timber", confidence=0.4)
     browser.look(PHONE, dark=dark)
     browser.open(server.address)
     browser.until_pixels(card("yard", "canvas"))
     browser.until_text("#link", "connected")
     assert browser.overflow() <= 0
     browser.shoot(f"phone-cameras-{'dark' if dark else 'light'}")
-    browser.open(f"{server.address}/#/yard/8")
+    browser.open(f"{server.address}/#/yard/{number}")
     browser.until_pixels(".stage canvas")
     browser.until_text(".record", "4.0 ms late")
     assert browser.overflow() <= 0
+    inside = "const list = document.querySelector('.record'); return list.scrollWidth - list.clientWidth"
+    assert browser.driver.execute_script(inside) <= 0
     browser.shoot(f"phone-frame-{'dark' if dark else 'light'}")
 
 

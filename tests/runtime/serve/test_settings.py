@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import refusal, run
 
+from runtime.cli.main import main
 from runtime.errors import ConfigurationError
 from runtime.serve.settings import ServerSettings, TokenSettings, read_server_settings
 from runtime.serve.tokens import Tokens, bearer
@@ -74,7 +75,9 @@ def test_secrets_from_environment_and_files(tmp_path):
         assert not found.is_camera(camera, token)
 
 
-@pytest.mark.parametrize("text", ["env:NOT_THERE", "file:/not/there", "short", ""])
+@pytest.mark.parametrize(
+    "text", ["env:NOT_THERE", "file:/not/there", "short", "", "a token with spaces in it", "ü" * 20]
+)
 def test_secrets_that_are_none(text):
     with pytest.raises(ConfigurationError, match=r"tokens\.cameras\.a"):
         tokens({"a": text}, {"OTHER": SECRET})
@@ -100,6 +103,9 @@ def test_check_opens_what_the_settings_name(tmp_path, capsys):
     config = tmp_path / "server.toml"
     config.write_text(f'[decode]\nbundle = "{tiny}"\n[tokens.cameras]\ngate = "{SECRET}"\n')
     assert "1 camera(s)" in run(capsys, "serve", "--config", config, "--check")
+    config.write_text(f'[decode]\nbundle = "{tiny}"\n[listen]\nhost = "0.0.0.0"\n[tokens.cameras]\ngate = "{SECRET}"\n')
+    assert main(["serve", "--config", str(config), "--check"]) == 0
+    assert "without a certificate tokens cross the network" in capsys.readouterr().err
     config.write_text('[decode]\nbundle = "no-such-bundle"\n')
     assert refusal(capsys, "serve", "--config", config)[0] == 1
     config.write_text(f'[decode]\nbundle = "{tiny}"\n[classifier]\nfile = "a"\nlabels = "b"\n')

@@ -53,6 +53,37 @@ def test_keep_and_read(store):
     assert store.frame("gate", 6) is None and store.frame("yard", 5) is None
 
 
+def test_the_names_of_cameras(store):
+    """Each once, in order; none where nothing is kept."""
+    assert store.cameras() == []
+    for number, camera in enumerate(["yard", "gate", "yard", "attic", "gate"]):
+        store.keep(camera, number, 10, 1e9, b"abc")
+    assert store.cameras() == ["attic", "gate", "yard"]
+
+
+def test_no_question_is_answered_by_looking_at_every_frame(tmp_path):
+    """A store that is in use for weeks has a million: each is trimmed once, and the page asks all the time."""
+    one = Store(StoreSettings(folder=tmp_path / "store", bytes=5, trimmed_bytes=2))
+    asked: list[str] = []
+    for connection in (one._reader, one._writer):
+        connection.set_trace_callback(asked.append)
+    for sequence in range(3):
+        one.keep("gate", sequence, 10, 1e9, b"abc")
+    one.note("gate", result(2))
+    one.frames("gate"), one.frames("gate", before=2), one.neighbours("gate", 1), one.cameras(), one.newest("gate")
+    assert one.retain() == (3, 2)
+    one.close()
+    with sqlite3.connect(tmp_path / "store" / "cutoff.sqlite") as database:
+        plans = {
+            words: [line for *_, line in database.execute(f"EXPLAIN QUERY PLAN {words}")]
+            for words in asked
+            if not words.startswith(("BEGIN", "COMMIT"))
+        }
+    database.close()
+    assert len(plans) > 10
+    assert not [words for words, lines in plans.items() if any("SCAN frames" in line for line in lines)]
+
+
 def test_a_result_is_noted(store):
     store.keep("gate", 5, 10, 1e9, b"abc")
     store.note("gate", result(5))

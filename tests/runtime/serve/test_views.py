@@ -225,7 +225,7 @@ def test_token_becomes_a_cookie_that_scripts_cannot_read(gallery: Gallery, cuts:
     gallery.token = "look-0123456789abcdef"
     with TestClient(gallery.app(cuts), base_url="https://testserver") as client:
         assert client.post("/v1/login", json={"token": "wrong"}).status_code == 401
-        for body in (b"", b"{", b"[]", b'{"token": 7}', b"\xff", b'{"token": "' + b"x" * 100_000 + b'"}'):
+        for body in (b"", b"{", b"[]", b'{"token": 7}', b"\xff", b"[" * 4000, b'{"token": "' + b"x" * 100_000 + b'"}'):
             assert client.post("/v1/login", content=body).status_code == 400
         elsewhere = {"Origin": "https://elsewhere.example"}
         assert client.post("/v1/login", json={"token": gallery.token}, headers=elsewhere).status_code == 400
@@ -236,6 +236,12 @@ def test_token_becomes_a_cookie_that_scripts_cannot_read(gallery: Gallery, cuts:
         assert client.get("/v1/cameras").status_code == 200
         with client.websocket_connect("wss://testserver/v1/watch"):
             pass
+
+
+@pytest.mark.parametrize("token", ["\U0005700e" * 20, "a\r\nSet-Cookie: b=c", "\u00fc" * 20, "", "two words"])
+def test_what_no_header_can_carry_is_no_token(client: TestClient, token: str) -> None:
+    """Not even where everybody may look: it would be a cookie that cannot be written."""
+    assert client.post("/v1/login", json={"token": token}).status_code == 401
 
 
 def test_tokens_cannot_be_tried_out_quickly(gallery: Gallery, cuts: Cuts) -> None:
