@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 from export.networks.backbones import make_backbone
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.config import TrainingSettings
-from export.training.dpict import Joint, autocast
+from export.training.dpict import Joint
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
@@ -105,15 +105,6 @@ def test_joint_training_reaches_all_that_ships(tiny_settings: TrainingSettings, 
     bpp = figures["y_bpp"] + figures["z_bpp"]
     assert isinstance(stage, Joint) and stage._distortion_weight is not None
     torch.testing.assert_close(stage._distortion_weight, settings.distortion_weight * figures["mse"] / bpp)
-
-
-@pytest.mark.parametrize("supported", [True, False])
-def test_a_processor_without_bfloat16_trains_in_float32(supported: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Emulated bfloat16 would be far slower than float32; where it is native it is used."""
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    x = torch.ones(2, 2)
-    with autocast(x):
-        assert (x @ x).dtype == (torch.bfloat16 if supported else torch.float32)
 
 
 def test_checkpoints_are_kept_whole_and_few(tmp_path: Path) -> None:
