@@ -21,18 +21,8 @@ from runtime.errors import CutoffError, Incomplete, ModelMismatch, StreamError
 from runtime.families.base import Latents
 from runtime.model import Model
 from runtime.picture import Image, padded_size
-from runtime.render import (
-    PREVIEW,
-    SAFETY_S,
-    Rendered,
-    Rendering,
-    cost_s,
-    least_s,
-    preview,
-    preview_s,
-    render,
-    reserve_s,
-)
+from runtime.render import Rendered, Rendering, preview, render
+from runtime.reserves import PREVIEW, SAFETY_S, cost_s, least_s, preview_s, reserve_s
 from runtime.stopwatch import Stopwatch
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
 

@@ -20,27 +20,21 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.costs import HALF, MOST, RARE, TAIL, USUAL
+from engines.costs import HALF, MOST, RARE, USUAL
 from runtime.deadline import Deadline
 from runtime.errors import CutoffError, OutOfTime
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
 from runtime.model import Model
 from runtime.picture import Image, enlarged, image_from_tensor
+from runtime.reserves import HAND_OVER, PREVIEW, SAFETY_S, cost_s, insurance_s, reserve_s, together
 from runtime.stopwatch import Stopwatch
 from runtime.stream import Header
 
-PREVIEW = ("preview",)
-SAFETY_S = 0.0005  # between the last stage's estimate and the deadline
 _PREVIEW_FACTOR = 4
 _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
-_KNOWN = 8  # runs of stages in a row after which these say more than the stages do
 _TRIALS = 4  # runs after which a batch must have proved that it pays
-_WORTH = 0.95  # of the time with insurance, at most, that one must take for which there is none
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
-_HAND_OVER = "hand_over"  # from the end of a wait for a run to the answer that comes instead, for the cost model
-_HAND_OVER_S = 0.002  # what that takes at least
-_STOPS_AFTER = 0.1  # of a run, until it is over after it was ended; a preview that is made meanwhile is slower
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -87,65 +81,6 @@ class Rendered:
 
 Outcome = Rendered | CutoffError
 _Known = tuple[Rendering, Reconstruction]
-
-
-def cost_s(model: Model, pixels: int, stages: Sequence[str], share: float = TAIL) -> float:
-    """Return what *stages*, one after the other, take on a picture of *pixels* in *share* of all runs."""
-    costs, whole = model.costs, together(stages)
-    if len(stages) > 1 and costs.runs(whole, pixels) >= _KNOWN:  # the sum of rare durations is far rarer
-        return costs.estimate_s(whole, pixels, share)
-    return sum(costs.estimate_s(stage, pixels, share) for stage in stages)
-
-
-def together(stages: Sequence[str]) -> str:
-    """Return the name under which the cost model knows *stages*, one after the other."""
-    return "+".join(stages)
-
-
-def reserve_s(model: Model, pixels: int, aim: Sequence[str], *, preview_made: bool) -> float:
-    """Return what must be kept for a picture made by the roles *aim*, where a preview was made before or not."""
-    whole = ("reconstruct", *aim, "finish")
-    sure_s = cost_s(model, pixels, whole)
-    if aim == PREVIEW:
-        return sure_s + SAFETY_S
-    # An answer that is there already is worse than one that would still be made: fewer runs are to end in it.
-    share = RARE if preview_made else MOST
-    insured_s = cost_s(model, pixels, whole, share) + _insurance_s(model, pixels, aim, preview_made=preview_made)
-    if not preview_made:
-        insured_s = min(insured_s, _preview_first_s(model, pixels, aim, USUAL, MOST))
-    return (sure_s if sure_s < _WORTH * insured_s else insured_s) + SAFETY_S
-
-
-def least_s(model: Model, pixels: int, aim: Sequence[str], *, preview_made: bool) -> float:
-    """Return with how much time left a picture by the roles *aim* is still worth a try: usual runs would be in time."""
-    planned_s = reserve_s(model, pixels, aim, preview_made=preview_made)
-    if aim == PREVIEW:
-        return planned_s
-    if preview_made:
-        usual_s = cost_s(model, pixels, ("reconstruct", *aim, "finish"), USUAL)
-        return min(planned_s, usual_s + _insurance_s(model, pixels, aim, preview_made=True) + SAFETY_S)
-    return min(planned_s, _preview_first_s(model, pixels, aim, HALF, USUAL) + SAFETY_S)
-
-
-def preview_s(model: Model, pixels: int) -> float:
-    """Return what a preview usually takes."""
-    return cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), USUAL)
-
-
-def _preview_first_s(model: Model, pixels: int, aim: Sequence[str], of_previews: float, of_runs: float) -> float:
-    """Return what a preview and then a run of *aim* that is insured by it take, in these shares of all."""
-    before_s = cost_s(model, pixels, ("reconstruct", *PREVIEW, "finish"), of_previews)
-    run_s = cost_s(model, pixels, ("reconstruct", *aim, "finish"), of_runs)
-    return before_s + run_s + _insurance_s(model, pixels, aim, preview_made=True)
-
-
-def _insurance_s(model: Model, pixels: int, roles: Sequence[str], *, preview_made: bool) -> float:
-    """Return what it takes to end a run of *roles*, which is rare, and to make a preview if there is none."""
-    hand_over_s = max(_HAND_OVER_S, cost_s(model, pixels, [_HAND_OVER], RARE))
-    if preview_made:  # what is ended is a run that leaves too little for the last touches
-        return max(hand_over_s, cost_s(model, pixels, ["finish"], RARE) - model.costs.typical_s("finish", pixels))
-    ends_s = _STOPS_AFTER * sum(model.costs.typical_s(role, pixels) for role in roles)
-    return hand_over_s + ends_s + cost_s(model, pixels, (*PREVIEW, "finish"), RARE)
 
 
 def start_by(model: Model, renderings: Sequence[Rendering]) -> float | None:
@@ -232,7 +167,7 @@ def _best_in_time(
                 return _image(one, x), roles, skipped
         except OutOfTime:
             if until is not None and one.watch.clock() > until:
-                one.watch.record(_HAND_OVER, one.watch.clock() - until)
+                one.watch.record(HAND_OVER, one.watch.clock() - until)
             for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
                 model.costs.record_ended(together(stages), one.pixels, one.watch.clock() - began)
     else:
@@ -260,7 +195,7 @@ def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
     now, stages = one.watch.clock(), (*roles, "finish")
     made = one.last_preview is not None
     finish_s = model.costs.typical_s("finish", one.pixels)
-    then_s = _insurance_s(model, one.pixels, roles, preview_made=made) + (finish_s if made else 0.0)
+    then_s = insurance_s(model, one.pixels, roles, preview_made=made) + (finish_s if made else 0.0)
     until = one.instant - then_s - SAFETY_S
     in_time = now + cost_s(model, one.pixels, stages, RARE) * _DARE + SAFETY_S < one.instant
     if in_time and made:
@@ -277,10 +212,10 @@ def _preview_comes_first(model: Model, one: Rendering, roles: Sequence[str]) -> 
     if cost_s(model, one.pixels, stages) < left_s:
         return False
     after_s = cost_s(model, one.pixels, stages, MOST) - model.costs.typical_s("finish", one.pixels)
-    if after_s + _insurance_s(model, one.pixels, roles, preview_made=False) < left_s:
+    if after_s + insurance_s(model, one.pixels, roles, preview_made=False) < left_s:
         return False
     first_s = cost_s(model, one.pixels, (*PREVIEW, "finish"), HALF) + cost_s(model, one.pixels, stages, HALF)
-    return first_s + _insurance_s(model, one.pixels, roles, preview_made=True) < left_s
+    return first_s + insurance_s(model, one.pixels, roles, preview_made=True) < left_s
 
 
 def _unknown(model: Model, one: Rendering, roles: Sequence[str]) -> bool:

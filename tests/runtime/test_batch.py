@@ -20,7 +20,7 @@ from engines.errors import EngineError
 from runtime import Codec, CutoffError, Deadline, Decoder, Picture
 from runtime.batch import finish_together, start_by
 from runtime.errors import Cancelled, Incomplete, StreamError
-from runtime.render import SAFETY_S
+from runtime.reserves import SAFETY_S
 
 COSTS = {"g_s": 0.020, "g_s x2": 0.024, "g_s x4": 0.030, "preview": 0.003}
 LENGTHS = (3000, 4000, 5000, 6000)  # of the stream: complete enough to need no postprocessing
