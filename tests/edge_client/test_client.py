@@ -102,7 +102,7 @@ def test_server_that_has_enough_gets_no_more(settings: Make, tmp_path: Path) -> 
             made = settings(
                 double.url,
                 source=SourceSettings("pattern", width=480, height=360, fps=20.0),
-                sending=SendingSettings(chunk_bytes=512, rate_kbps=8.0, deadline_s=5.0),
+                sending=SendingSettings(chunk_bytes=512, rate_kbps=8.0, deadline_s=30.0),
                 spool=SpoolSettings(tmp_path / "spool.sqlite"),
             )
             await with_client(made, lambda client: until(lambda: answered(double) >= 5))
