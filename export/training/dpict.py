@@ -75,8 +75,9 @@ class Dpict(PlaneNetworks):
 
 
 def autocast(x: Tensor) -> torch.autocast:
-    """bfloat16 arithmetic on the device of *x*."""
-    return torch.autocast(x.device.type, torch.bfloat16)
+    """Arithmetic of torch's autocast type for the device of *x*: bfloat16, or what `--precision` has set."""
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
 
 
 class RateDistortion:

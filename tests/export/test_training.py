@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 from export.networks.backbones import make_backbone
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.config import TrainingSettings
-from export.training.dpict import Joint
+from export.training.dpict import Joint, autocast
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
@@ -105,6 +105,20 @@ def test_joint_training_reaches_all_that_ships(tiny_settings: TrainingSettings, 
     bpp = figures["y_bpp"] + figures["z_bpp"]
     assert isinstance(stage, Joint) and stage._distortion_weight is not None
     torch.testing.assert_close(stage._distortion_weight, settings.distortion_weight * figures["mse"] / bpp)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_networks_compute_in_the_precision_that_was_chosen(dtype: torch.dtype) -> None:
+    """bfloat16 is what torch begins with; float32 is for processors that lack it."""
+    before = torch.get_autocast_dtype("cpu")
+    assert before == torch.bfloat16
+    torch.set_autocast_dtype("cpu", dtype)
+    try:
+        x = torch.ones(2, 2)
+        with autocast(x):
+            assert (x @ x).dtype == dtype
+    finally:
+        torch.set_autocast_dtype("cpu", before)
 
 
 def test_checkpoints_are_kept_whole_and_few(tmp_path: Path) -> None:
