@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,19 +66,24 @@ def main() -> int:
         if hashes["levels that differ"]:
             print(f"here, {name}: h_s differs at {hashes['levels that differ']}")
             failed = True
-    for core in (*ARM_CORES, *X86_CORES):
+
+    def there(core: str) -> tuple[dict[str, object], float]:
         started = time.monotonic()
         try:
-            there = json.loads(run(emulated(folder, core), streams, folder / f"cache-{core}"))
+            hashes = json.loads(run(emulated(folder, core), streams, folder / f"cache-{core}"))
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as fault:
-            there = {"": str(fault)}
-        same = there == here
-        failed |= not same
-        seconds = time.monotonic() - started
-        print(f"{core}: {'the same symbols, codes and h_s' if same else 'DIFFERENT'}, {seconds:.0f} s")
-        for name in here if not same else ():
-            if there.get(name) != here[name]:
-                print(f"  {name}: {there.get(name)}, here {here[name]}")
+            hashes = {"": str(fault)}
+        return hashes, time.monotonic() - started
+
+    cores = (*ARM_CORES, *X86_CORES)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # an emulator keeps one processor busy
+        for core, (hashes, seconds) in zip(cores, threads.map(there, cores), strict=True):
+            same = hashes == here
+            failed |= not same
+            print(f"{core}: {'the same symbols, codes and h_s' if same else 'DIFFERENT'}, {seconds:.0f} s", flush=True)
+            for name in here if not same else ():
+                if hashes.get(name) != here[name]:
+                    print(f"  {name}: {hashes.get(name)}, here {here[name]}")
     return int(failed)
 
 
@@ -114,9 +120,12 @@ def emulated(folder: Path, core: str) -> list[str]:
     emulators = folder / "qemu" / "usr" / "bin"
     if core in X86_CORES:
         return [str(emulators / "qemu-x86_64-static"), "-cpu", core, sys.executable]
-    arm = folder / "arm64"
+    arm = folder / f"arm64-{core}"  # one for each, as they differ in /proc
     part, features = ARM_CORES[core]
-    (arm / "proc").mkdir(exist_ok=True)
+    (arm / "proc").mkdir(parents=True, exist_ok=True)
+    for part_of_root in (folder / "arm64").iterdir():
+        if not (arm / part_of_root.name).exists():
+            (arm / part_of_root.name).symlink_to(part_of_root)
     (arm / "proc" / "cpuinfo").write_text(
         f"processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\n"
         f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {part}\nCPU revision\t: 0\n"
