@@ -8,6 +8,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 # What imports of checkpoints are held against; without the packages it asks for, which its models do not need.
 COMPRESSAI ?= compressai==1.2.8
+# Processes that test side by side, each with one thread of torch: two with anything beside them are far slower.
+WORKERS ?= 2
 PICTURES ?=
 SOURCE ?=
 KODAK ?=
@@ -43,7 +45,7 @@ speed: $(VENV)/.dev
 	  --json benchmarks/results/memory.json --readme README.md
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 # Other processors, emulated; needs Debian's apt-get and dpkg, and unzip, and says so where it has to be skipped.
 test-arm: $(VENV)/.dev
