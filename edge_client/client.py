@@ -77,7 +77,7 @@ class Client:
         self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._resting: dict[int, float] = {}  # frames of the spool that made no progress, and until when they wait
         self._lately: collections.Counter[str] = collections.Counter()
-        self._notes: set[asyncio.Task[None]] = set()
+        self._notes: set[asyncio.Future[None]] = set()
         self._ticked_at = clock()
         self._draining = False
         self._status = (
@@ -204,7 +204,8 @@ class Client:
             spare, without = self.dispatch.spare(), self.dispatch.under_way | self._resting.keys()
             if self._draining or self._spool is None or not spare or not self._spool.frames:
                 continue
-            for one in await self._in_spool(functools.partial(self._best, spare, without)) or ():
+            found = self._in_spool(functools.partial(self._best, spare, without))
+            for one in await self._reported(found) or ():
                 if self.dispatch.spare() and not self._draining:
                     self.dispatch.add(one.frame, self._portion(one), known=one.held)
                     self._transport.wake()
@@ -271,7 +272,7 @@ class Client:
         self._changed()
         if self._notes:
             await asyncio.wait(set(self._notes))
-        await self._in_spool(self._close_spool)
+        await self._reported(self._in_spool(self._close_spool))
         self._spool_thread.shutdown()
         if self._status is not None:
             self._status.close()
@@ -290,26 +291,33 @@ class Client:
             self._spool.close()
 
     def _note(self, work: Callable[[Spool], None]) -> None:
-        """Do *work* in the spool's thread, after what was noted before; not if a slow disk is far behind."""
+        """Do *work* in the spool's thread, after what was noted before; not if a slow disk is far behind.
+
+        It stands in the thread's queue at once, not when the event loop gets to it: a look for frames to send again
+        that comes later sees what was noted.
+        """
         if len(self._notes) >= _MOST_NOTES:
             self.metrics.spool_errors.inc()
         elif self._settings.spool.file is not None:
-            task = asyncio.ensure_future(self._noted(work))
+
+            def in_thread() -> None:
+                if self._spool is None:
+                    self._open_spool()
+                if self._spool is not None:
+                    work(self._spool)
+
+            task = asyncio.ensure_future(self._reported(self._in_spool(in_thread)))
             self._notes.add(task)
             task.add_done_callback(self._notes.discard)
 
-    async def _noted(self, work: Callable[[Spool], None]) -> None:
-        def in_thread() -> None:
-            if self._spool is None:
-                self._open_spool()
-            if self._spool is not None:
-                work(self._spool)
+    def _in_spool(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Put *work* into the queue of the spool's thread."""
+        return asyncio.get_running_loop().run_in_executor(self._spool_thread, work)
 
-        await self._in_spool(in_thread)
-
-    async def _in_spool(self, work: Callable[[], T]) -> T | None:
+    async def _reported(self, work: asyncio.Future[T]) -> T | None:
+        """Return what *work* gives; None if the spool failed, which is logged and counted."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._spool_thread, work)
+            return await work
         except OutputError as fault:  # the camera goes on
             self.metrics.spool_errors.inc()
             _LOG.error("spool failed", extra={"fault": str(fault)})

@@ -17,9 +17,11 @@ from edge_frames import frame
 from ingest_double import IngestDouble, ingest_double
 
 from edge_client.client import Client
+from edge_client.dispatch import Finished
 from edge_client.settings import EdgeSettings, SendingSettings, SourceSettings, SpoolSettings
 from edge_client.spool import Spool
 from runtime import Codec
+from runtime.protocol import Result
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "golden" / "tiny"
@@ -95,7 +97,10 @@ def test_end_of_the_source_ends_the_client(settings: Make, pictures: Path) -> No
 
 
 def test_server_that_has_enough_gets_no_more(settings: Make, tmp_path: Path) -> None:
-    """The rest of the stream is not sent, now or by the spool: what was stored is all that was wanted."""
+    """Each frame is opened once, and its rest is not sent, now or by the spool: what was stored is all that was wanted.
+
+    Frames that gave way to newer ones before they were opened may lie in the spool at the end.
+    """
 
     async def story() -> None:
         async with ingest_double(enough_bytes=600) as double:
@@ -107,9 +112,24 @@ def test_server_that_has_enough_gets_no_more(settings: Make, tmp_path: Path) -> 
             )
             await with_client(made, lambda client: until(lambda: answered(double) >= 5))
             assert any(len(one.data) < one.size for one in double.held.values())
-            for name, one in double.held.items():  # opened twice or not: no byte came twice
-                assert sum(size for sequence, _, size in double.chunks if sequence == name) == len(one.data)
-        assert not spooled(tmp_path / "spool.sqlite")
+            assert all(len(one.openings) == 1 for one in double.held.values())
+        assert not spooled(tmp_path / "spool.sqlite").keys() & double.held.keys()
+
+    asyncio.run(story())
+
+
+def test_what_was_stored_is_not_found_in_the_spool_again(settings: Make, tmp_path: Path) -> None:
+    """A look for frames to send again that comes right after an answer, before the event loop turns, sees it."""
+
+    async def story() -> None:
+        client = Client(settings("ws://127.0.0.1:9", spool=SpoolSettings(tmp_path / "spool.sqlite")))
+        one = frame(1, due=5.0)
+        client._note(lambda spool: spool.add(one))
+        assert await client._in_spool(lambda: client._best(2, frozenset()))
+        client._settle(Finished(one, 600, True, Result(1, "ok", 600, 1.0, 9, None, True), "answered"))
+        assert not await client._in_spool(lambda: client._best(2, frozenset()))
+        client._close_spool()
+        client._counter.close()
 
     asyncio.run(story())
 
