@@ -65,7 +65,7 @@ class Field:
 
     def known_symbols(self) -> NDArray[np.int32]:
         """int32 (n,): the symbols of a field whose steps are all complete."""
-        return np.right_shift(self.tables.mean[self.nodes].astype(np.int32) + 32, 6)
+        return self.tables.symbols_at(self.nodes)
 
 
 @dataclass
