@@ -147,11 +147,14 @@ def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDAr
 
     Elements of equal priority keep their order in the array.
     """
-    indices = np.flatnonzero(field.trits >= place)
-    keys = np.empty(len(indices), np.int16)
+    elements = np.flatnonzero(field.trits >= place).astype(np.uint32)  # half the memory, while sorting takes most
+    keys = np.empty(len(elements), np.int16)
+    for part in portions(len(elements)):
+        keys[part] = -1 - field.tables.priority.take(field.nodes[elements[part]])
+    indices = np.argsort(keys, kind="stable")  # numpy sorts 16-bit keys stably by counting digits
     for part in portions(len(indices)):
-        keys[part] = -1 - field.tables.priority.take(field.nodes[indices[part]])
-    indices = indices[np.argsort(keys, kind="stable")]  # numpy sorts 16-bit keys stably by counting digits
+        indices[part] = elements[indices[part]]
+    del elements, keys
     return indices, field.nodes[indices]
 
 
