@@ -116,9 +116,11 @@ class _Operations:
         model.run = self._counting  # type: ignore[method-assign]
         model.family.run = self._counting  # type: ignore[attr-defined]
 
-    def _counting(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+    def _counting(
+        self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False
+    ) -> Sequence[Tensor]:
         self._counted[role] += operations(self._graphs[role], [tensor.shape for tensor in inputs])
-        return self._run(role, *inputs, until=until)
+        return self._run(role, *inputs, until=until, lazily=lazily)
 
     def take(self) -> Counter[str]:
         """Return what was counted since the last call."""

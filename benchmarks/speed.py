@@ -135,9 +135,9 @@ class _Networks:
         self._run = codec.model.run
         codec.model.family.run = self.run  # type: ignore[attr-defined]
 
-    def run(self, role: str, *inputs: Source) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, lazily: bool = False) -> Sequence[Tensor]:
         started = time.perf_counter()
-        outputs = self._run(role, *inputs)
+        outputs: Sequence[Tensor] = self._run(role, *inputs, lazily=lazily)
         self.ms[role] += 1000 * (time.perf_counter() - started)
         return outputs
 

@@ -72,7 +72,8 @@ class GraphSpec:
         role: what the graph is for (g_a, g_s, h_a, h_s, preview, ...).
         file: its path in the bundle.
         exact: its output must be bit-identical everywhere.
-        inputs, outputs: tensor names in order, all float32 (B, C, H, W).
+        inputs, outputs: tensor names in order, all float32 (B, C, H, W). An input may always be one position large:
+            what holds for all of a picture.
         known_answers: path of the file of known answers, or None.
         accumulator_log2: of exact graphs, log2 of each layer's largest sum as the exporter claims it, or None.
         tiling: how it may be run in parts, or None if every output may depend on all of the input.

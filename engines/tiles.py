@@ -5,7 +5,8 @@ convolutions see the same neighbours as in one run, and zeros beyond the picture
 same bits either way.
 
 What goes in need not exist as a whole: `Windows` are made tile by tile, as a picture's float32 values take four times
-the memory of its bytes.
+the memory of its bytes. An input that is one position large holds everywhere, and every tile is given all of it: so
+what a network has to know of the whole picture, such as a mean, is found before the tiles are run.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class _Span:
         return slice(int(self.keep.start * scale), int(self.keep.stop * scale))
 
 
+def everywhere(shape: Sequence[Any]) -> bool:
+    """True for the shape (B, C, H, W) of an input that is one position large."""
+    return tuple(shape[2:]) == (1, 1)
+
+
 def fits_a_tile(inputs: Sequence[Source], tiling: Tiling, side_pixels: int) -> bool:
     """True if `run_in_tiles` makes one run of *inputs*."""
     return max(inputs[0].shape[2:]) <= _side(tiling, side_pixels)
@@ -98,8 +104,9 @@ def run_in_tiles(run: Run, inputs: Sequence[Source], tiling: Tiling, side_pixels
     """Return what *run* gives for *inputs*: in one run where they are no larger than a tile.
 
     Args:
-        run: takes and returns float32 (B, C, H, W); all inputs have one height and width, in multiples of
-            `tiling.multiple`, and outputs a fixed ratio of them. What it returns may have any type of values.
+        run: takes and returns float32 (B, C, H, W); inputs have the height and width of the first, in multiples of
+            `tiling.multiple`, or are one position large; outputs have a fixed ratio of them. What it returns may have
+            any type of values.
         side_pixels: height and width of a tile, without its surroundings, in pixels of the picture.
 
     Raises:
@@ -112,7 +119,7 @@ def run_in_tiles(run: Run, inputs: Sequence[Source], tiling: Tiling, side_pixels
     outputs: list[NDArray[Any]] = []
     for rows in _spans(height, side, tiling):
         for columns in _spans(width, side, tiling):
-            parts = run(*(np.ascontiguousarray(one[:, :, rows.read, columns.read]) for one in inputs))
+            parts = run(*(_part(one, rows.read, columns.read) for one in inputs))
             scales = [_scale(part, rows.read, columns.read) for part in parts]
             if not outputs:
                 sizes = [(int(height * scale), int(width * scale)) for scale in scales]
@@ -130,6 +137,44 @@ def run_in_tiles(run: Run, inputs: Sequence[Source], tiling: Tiling, side_pixels
     return outputs
 
 
+def output_windows(run: Run, inputs: Sequence[Source], tiling: Tiling) -> Windows:
+    """Return the only output that *run* gives for *inputs*, made where it is looked at.
+
+    What is looked at twice, such as the surroundings of tiles, is made twice. For the arguments see `run_in_tiles`; a
+    first run on the smallest input tells the output's shape.
+
+    Raises:
+        BundleError: the output is no fixed ratio of the inputs.
+    """
+    height, width = inputs[0].shape[2:]
+    corner = slice(0, tiling.multiple)
+    (first,) = run(*(_part(one, corner, corner) for one in inputs))
+    scale = _scale(first, corner, corner)
+
+    def make(rows: slice, columns: slice) -> Tensor:
+        down, across = _span_of(rows, height, scale, tiling), _span_of(columns, width, scale, tiling)
+        (part,) = run(*(_part(one, down.read, across.read) for one in inputs))
+        top, left = (int(scale * span.read.start) for span in (down, across))
+        made = part[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        if made.shape[2:] != (rows.stop - rows.start, columns.stop - columns.start):
+            raise BundleError(f"a tile gives {part.shape}; the graph does not fit its tiling")
+        return np.ascontiguousarray(made)
+
+    return Windows((*first.shape[:2], int(height * scale), int(width * scale)), make)
+
+
+def _span_of(wanted: slice, size: int, scale: Fraction, tiling: Tiling) -> _Span:
+    """Return which positions of the input, of *size* along this axis, give the *wanted* part of the output."""
+    multiple = tiling.multiple
+    start = int(wanted.start / scale) // multiple * multiple
+    stop = min(size, -(-wanted.stop // (scale * multiple)) * multiple)
+    return _span(slice(start, stop), size, tiling)
+
+
+def _part(one: Source, rows: slice, columns: slice) -> Tensor:
+    return np.asarray(one) if everywhere(one.shape) else np.ascontiguousarray(one[:, :, rows, columns])
+
+
 def _scale(part: NDArray[Any], rows: slice, columns: slice) -> Fraction:
     """Return by how much *part* is larger than the rows and columns that it was made of."""
     height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -140,7 +185,10 @@ def _scale(part: NDArray[Any], rows: slice, columns: slice) -> Fraction:
 
 def _spans(size: int, side: int, tiling: Tiling) -> Iterator[_Span]:
     """Yield the spans of one axis, in order."""
-    around = -(-tiling.reach // tiling.multiple) * tiling.multiple
     for start in range(0, size, side):
-        stop = min(start + side, size)
-        yield _Span(slice(max(0, start - around), min(size, stop + around)), slice(start, stop))
+        yield _span(slice(start, min(start + side, size)), size, tiling)
+
+
+def _span(keep: slice, size: int, tiling: Tiling) -> _Span:
+    around = -(-tiling.reach // tiling.multiple) * tiling.multiple
+    return _Span(slice(max(0, keep.start - around), min(size, keep.stop + around)), keep)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from engines.bundle import GraphSpec
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from engines.tiles import everywhere
 from runtime.errors import EngineError
 
 OPSET = 18
@@ -26,7 +27,10 @@ TOLERANCE = 2e-4  # largest difference between ONNX Runtime and torch, relative 
 
 @dataclass(frozen=True)
 class FreeGraph:
-    """A network to export: its inputs by name, with an example of each (batch of two) and the stride of the sizes."""
+    """A network to export: its inputs by name, with an example of each (batch of two) and the stride of the sizes.
+
+    An input whose example is one position large always is; see `engines.tiles`.
+    """
 
     role: str
     network: nn.Module
@@ -45,7 +49,10 @@ def export_graph(graph: FreeGraph) -> bytes:
     batch = torch.export.Dim("batch", min=1, max=1024)
     rows, columns = torch.export.Dim("rows", min=1, max=8192), torch.export.Dim("columns", min=1, max=8192)
     stride = graph.stride
-    shapes = tuple({0: batch, 2: stride * rows, 3: stride * columns} for _ in graph.inputs)
+    shapes = tuple(
+        {0: batch} if everywhere(one.shape) else {0: batch, 2: stride * rows, 3: stride * columns}
+        for one in graph.inputs.values()
+    )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         file = Path(folder) / "graph.onnx"

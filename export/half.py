@@ -116,12 +116,12 @@ class _Substituting(Model):
         self._instead = instead
         super().__init__(bundle, "auto", 1, Limits())
 
-    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False) -> Sequence[Any]:
         tensors = tuple(map(np.asarray, inputs))
         self.seen[role].append(tensors)
         if role in self._instead:
             return self._instead[role].run(*tensors)
-        return super().run(role, *tensors, until=until)
+        return super().run(role, *tensors, until=until, lazily=lazily)
 
 
 def offer_half(content: BundleContent, settings: TrainingSettings, pictures: list[torch.Tensor]) -> None:

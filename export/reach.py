@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 _LARGEST = 1024  # pixels a side: a network that sees farther than half of it is taken to see everything
 
 
-def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int) -> int | None:
+def reach_of(
+    network: nn.Module, channels: list[int], multiple: int, pixels: int, fixed: Collection[int] = ()
+) -> int | None:
     """Return how many input positions away a change can be seen in *network*'s output, None if anywhere.
 
     Found by running the network with positive weights, where nothing cancels, on zeros but for one place. Weights are
@@ -20,6 +23,7 @@ def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int
         channels: of every input.
         multiple: heights and widths of inputs are multiples of this.
         pixels: pixels of the picture per input position.
+        fixed: which inputs are one position large; they are the same for all of a picture, and have no reach.
     """
     probe = copy.deepcopy(network).double().eval()
     for module in probe.modules():
@@ -29,22 +33,26 @@ def reach_of(network: nn.Module, channels: list[int], multiple: int, pixels: int
                 nn.init.zeros_(module.bias)
     blocks = 4
     while blocks * multiple * pixels <= _LARGEST:
-        reaches = [_seen_at(probe, channels, blocks, multiple, one) for one in range(len(channels))]
+        moving = [one for one in range(len(channels)) if one not in fixed]
+        reaches = [_seen_at(probe, channels, blocks, multiple, one, fixed) for one in moving]
         if None not in reaches:
             return max(reach for reach in reaches if reach is not None)
         blocks *= 2
     return None
 
 
-def _seen_at(probe: nn.Module, channels: list[int], blocks: int, multiple: int, changed: int) -> int | None:
+def _seen_at(
+    probe: nn.Module, channels: list[int], blocks: int, multiple: int, changed: int, fixed: Collection[int]
+) -> int | None:
     """Return the reach of input *changed*; None if it spans the whole output at this size."""
     size = blocks * multiple
     first = blocks // 2 * multiple
     reach = 0
     for place in (first, first + multiple - 1):
         # On zeros nothing cancels or is lost to rounding; on ones a factor shows that depends on all of the input.
-        differs = _changes(probe, channels, (size, multiple), changed, place, 0.0)
-        differs |= _changes(probe, channels, (size, multiple), changed, place, 1.0)
+        sizes = [(1, 1) if one in fixed else (size, multiple) for one in range(len(channels))]
+        differs = _changes(probe, channels, sizes, changed, place, 0.0)
+        differs |= _changes(probe, channels, sizes, changed, place, 1.0)
         rows = torch.nonzero(differs)[:, 0]
         if len(rows) == 0:
             continue
@@ -57,11 +65,14 @@ def _seen_at(probe: nn.Module, channels: list[int], blocks: int, multiple: int, 
 
 
 def _changes(
-    probe: nn.Module, channels: list[int], size: tuple[int, int], changed: int, place: int, level: float
+    probe: nn.Module, channels: list[int], sizes: list[tuple[int, int]], changed: int, place: int, level: float
 ) -> Tensor:
     """Return which rows of the output change with one row of an input; bool (H,)."""
     # Networks take 0.5 off pictures: what is zero there stays zero.
-    inputs = [torch.full((1, c, *size), level + (0.5 if c == 3 else 0.0), dtype=torch.float64) for c in channels]
+    inputs = [
+        torch.full((1, c, *size), level + (0.5 if c == 3 else 0.0), dtype=torch.float64)
+        for c, size in zip(channels, sizes, strict=True)
+    ]
     with torch.no_grad():
         still = probe(*inputs)
         inputs[changed][:, :, place] += 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from engines.engine import Progress
 from engines.exact_graph import read_exact_graph, surroundings
 from engines.open import OpenedEngine, open_engine
 from engines.proof import prove
-from engines.tiles import TILE_SIDE, Source, fits_a_tile, run_in_tiles
+from engines.tiles import TILE_SIDE, Source, fits_a_tile, output_windows, run_in_tiles
 from runtime.deadline import Clock
 from runtime.entropy.choose import hurry, open_coder
 from runtime.entropy.plan import Field
@@ -28,6 +28,7 @@ from runtime.picture import levels
 from runtime.stream import Limits
 
 TABLES = "tables/entropy.npz"
+_LARGEST_OUTPUT = (1 << 15) - 1  # of exact graphs
 _CLAIM_TOLERANCE = 1e-6  # of log2: claims are made in floats
 
 
@@ -81,21 +82,36 @@ class Model:
         )
         self.costs.load(self._costs_path)
 
-    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False) -> Sequence[Any]:
         """Run the graph of *role*; inputs of large pictures in tiles, where the graph allows.
 
+        Args:
+            lazily: of more than a tile, return the graph's only output as `Windows`, which run it where they are looked
+                at. That takes no memory, and more time, as tiles overlap.
+
+        Returns:
+            float32 (B, C, H, W); what an exact graph gives of more than a tile is int16, half of the memory.
+
         Raises:
+            BundleError: an exact graph gives no such integers.
             OutOfTime: the run was not over at *until*, an instant on `clock`, and the engine could give it up.
         """
-        run, tiling = self._runner(role, until), self.bundle.graphs[role].tiling
-        if tiling is None:
+        run, spec = self._runner(role, until), self.bundle.graphs[role]
+        if spec.tiling is None or fits_a_tile(inputs, spec.tiling, TILE_SIDE):
             return run(*map(np.asarray, inputs))
-        return run_in_tiles(run, inputs, tiling, TILE_SIDE)
+        if lazily:
+            return [output_windows(run, inputs, spec.tiling)]
+
+        def integers(*tile: Tensor) -> list[NDArray[np.int16]]:
+            return [_integers(role, output) for output in run(*tile)]
+
+        return run_in_tiles(integers if spec.exact else run, inputs, spec.tiling, TILE_SIDE)
 
     def picture(self, role: str, *inputs: Source, until: float | None = None) -> Tensor | NDArray[np.uint8]:
         """Run the last graph of a picture; what is larger than a tile comes as levels, a quarter of the memory."""
         tiling = self.bundle.graphs[role].tiling
         if tiling is None or fits_a_tile(inputs, tiling, TILE_SIDE):
+            x: Tensor
             (x,) = self.run(role, *inputs, until=until)
             return x
         run = self._runner(role, until)
@@ -186,6 +202,13 @@ class Model:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
+
+
+def _integers(role: str, output: Tensor) -> NDArray[np.int16]:
+    """Return the integers that an exact graph gives, as FORMAT.md limits them."""
+    if not -_LARGEST_OUTPUT <= output.min() <= output.max() <= _LARGEST_OUTPUT:
+        raise BundleError(f"{role} gives a value outside -{_LARGEST_OUTPUT}..{_LARGEST_OUTPUT}")
+    return output.astype(np.int16)
 
 
 def _read_tables(bundle: Bundle) -> Tables:

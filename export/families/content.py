@@ -14,6 +14,7 @@ from engines.bundle import GraphSpec
 from engines.exact_graph import read_exact_graph, surroundings
 from engines.manifest import Tiling
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
+from engines.tiles import everywhere
 from export.bundle_writer import BundleContent
 from export.graphs import PICTURE_STRIDE, FreeGraph, export_graph, known_answers
 from export.integers import IntegerInput
@@ -32,15 +33,16 @@ def add_free_graph(content: BundleContent, graph: FreeGraph) -> None:
     case: dict[str, NDArray[np.float32]] = {}
     for name, example in graph.inputs.items():
         channels = example.shape[1]
-        side = graph.stride if channels == _PICTURE_CHANNELS else 4
+        side = 1 if everywhere(example.shape) else graph.stride if channels == _PICTURE_CHANNELS else 4
         low, high = (0, 2) if channels == _PICTURE_CHANNELS else (-3, 4)
         case[name] = generator.integers(low, high, (1, channels, side, side)).astype(np.float32)
     with torch.no_grad():
         case[graph.output] = graph.network(*(torch.from_numpy(case[name]) for name in graph.inputs)).numpy()
     content.files[answers] = known_answers([case])
     widths = [example.shape[1] for example in graph.inputs.values()]
+    fixed = [index for index, example in enumerate(graph.inputs.values()) if everywhere(example.shape)]
     pixels = PICTURE_STRIDE // graph.stride
-    reach = reach_of(graph.network, widths, graph.stride, pixels)
+    reach = reach_of(graph.network, widths, graph.stride, pixels, fixed)
     tiling = None if reach is None else Tiling(pixels, graph.stride, reach)
     _enter(content, GraphSpec(graph.role, file, False, tuple(graph.inputs), (graph.output,), answers, tiling=tiling))
 

@@ -18,6 +18,7 @@ from export.integers import MU, SIGMA_CODE, Head, IntegerInput, integer_graph, z
 from export.networks.edge import HIDDEN_LIMIT
 from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.networks.separation import BASE_LIMIT as BASE_RANGE
+from export.networks.separation import pooled
 from export.tables import CODE_UNIT, make_tables
 from export.training.config import TrainingSettings
 from export.training.deepfgs import DeepFgs, Latents, Part
@@ -114,9 +115,9 @@ def _free_graphs(networks: DeepFgs) -> list[FreeGraph]:
         FreeGraph("preview", networks.preview, {"latents": both}, "x_hat", 4),
     ]
     if networks.frr is not None:
-        graphs.append(FreeGraph("frr", networks.frr, {"l_s": l_s, "l_b": l_b}, "reduced", 4))
+        graphs.append(FreeGraph("frr", networks.frr, {"l_s": l_s, "l_b": l_b, "l_b_means": pooled(l_b)}, "reduced", 4))
     if networks.ffm is not None:
-        graphs.append(FreeGraph("ffm", networks.ffm, {"l_b": l_b, "l_s": l_s}, "fused", 4))
+        graphs.append(FreeGraph("ffm", networks.ffm, {"l_b": l_b, "l_s": l_s, "l_s_means": pooled(l_s)}, "fused", 4))
     return graphs
 
 

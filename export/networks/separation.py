@@ -1,6 +1,7 @@
 """Networks of DeepFGS that no backbone shapes: redundancy removal, fusion, and the mutual entropy model.
 
 Latents are float32 on the scale on which rounding is the codec's quantisation: l_b of the base, l_s what is scalable.
+What gates have to know of a whole picture, the means of a latent, they are given: all else they see is near.
 
 Source: DeepFGS (2022), sections 3.1, 3.3 and 3.4.
 """
@@ -17,10 +18,16 @@ BASE_LIMIT = 128.0  # l_b is clipped to this magnitude before it says anything a
 _SPATIAL_WIDTH = 8
 
 
+def pooled(latent: Tensor) -> Tensor:
+    """Return the means of a latent, (B, C, h, w), over all of a picture: (B, C, 1, 1)."""
+    return latent.mean(dim=(2, 3), keepdim=True)
+
+
 class Gates(nn.Module):
     """A factor per channel and a factor per position, both in 0..2, from one latent for another (equations 3 and 7).
 
-    f_mlp(pool(source)) * f_st(mean over channels of source): (B, sources, h, w) -> (B, gated, h, w). Starts at 1.
+    f_mlp(pool(source)) * f_st(mean over channels of source): (B, sources, h, w) and (B, sources, 1, 1), what `pooled`
+    returns of the former, -> (B, gated, h, w). Starts at 1.
     """
 
     def __init__(self, sources: int, gated: int) -> None:
@@ -39,33 +46,33 @@ class Gates(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, source: Tensor) -> Tensor:
-        channel = self.channel(source.mean(dim=(2, 3), keepdim=True))
+    def forward(self, source: Tensor, means: Tensor) -> Tensor:
+        channel = self.channel(means)
         spatial = self.spatial(source.mean(dim=1, keepdim=True))
         return 4.0 * torch.sigmoid(channel) * torch.sigmoid(spatial)
 
 
 class RedundancyRemoval(nn.Module):
-    """frr: l_s as its encoder makes it, and decoded l_b -> l_s without what l_b says already (equation 3)."""
+    """frr: l_s as its encoder makes it, decoded l_b and its means -> l_s without what l_b says (equation 3)."""
 
     def __init__(self, base: int, scalable: int) -> None:
         super().__init__()
         self.gates = Gates(base, scalable)
 
-    def forward(self, l_s: Tensor, l_b: Tensor) -> Tensor:
-        gated: Tensor = l_s * self.gates(l_b)
+    def forward(self, l_s: Tensor, l_b: Tensor, l_b_means: Tensor) -> Tensor:
+        gated: Tensor = l_s * self.gates(l_b, l_b_means)
         return gated
 
 
 class Fusion(nn.Module):
-    """ffm: l_b and l_s, zeros where nothing arrived -> both in one, (B, base + scalable, h, w) (equation 7)."""
+    """ffm: l_b, l_s (0 where nothing arrived) and its means -> both in one, (B, base + scalable, h, w) (equation 7)."""
 
     def __init__(self, base: int, scalable: int) -> None:
         super().__init__()
         self.gates = Gates(scalable, base + scalable)
 
-    def forward(self, l_b: Tensor, l_s: Tensor) -> Tensor:
-        fused: Tensor = torch.cat([l_b, l_s], dim=1) * self.gates(l_s)
+    def forward(self, l_b: Tensor, l_s: Tensor, l_s_means: Tensor) -> Tensor:
+        fused: Tensor = torch.cat([l_b, l_s], dim=1) * self.gates(l_s, l_s_means)
         return fused
 
 

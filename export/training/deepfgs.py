@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from export.networks.backbones import Backbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
-from export.networks.separation import Fusion, Mutual, RedundancyRemoval, ScalableHyperSynthesis
+from export.networks.separation import Fusion, Mutual, RedundancyRemoval, ScalableHyperSynthesis, pooled
 from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import autocast
@@ -113,7 +113,7 @@ class DeepFgs(nn.Module):
 
     def fuse(self, l_b: Tensor, l_s: Tensor) -> Tensor:
         """Return what g_s takes: l_b and l_s, (B, C, h, w) each, zeros in l_s where nothing arrived."""
-        fused: Tensor = torch.cat([l_b, l_s], dim=1) if self.ffm is None else self.ffm(l_b, l_s)
+        fused: Tensor = torch.cat([l_b, l_s], dim=1) if self.ffm is None else self.ffm(l_b, l_s, pooled(l_s))
         return fused
 
     def synthesis(self, l_b: Tensor, l_s: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class DeepFgs(nn.Module):
         x_base = self.synthesis(known, torch.zeros_like(known[:, :1]).expand(-1, self.scalable_channels, -1, -1))
         l_s = self.g_a_scalable(x, x_base).float()
         if self.frr is not None:
-            l_s = self.frr(l_s, known).float()
+            l_s = self.frr(l_s, known, pooled(known)).float()
         z_s = self.h_a_scalable(l_s).float()
         mu, level = (t.float() for t in self.mutual(self.h_s_scalable(round_through(z_s)), known))
         return Latents(base, Part(l_s, z_s, mu, level), x_base)

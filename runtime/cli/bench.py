@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from engines.bundle import Bundle
-from engines.engine import Tensor
 from engines.open import available_cores
 from engines.tiles import Source
 from runtime.cli.console import print_object
@@ -51,7 +50,7 @@ class TimedModel(Model):
         self.seconds: dict[str, list[float]] = defaultdict(list)
         super().__init__(bundle, engine, threads, Limits(), coder, precision)
 
-    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False) -> Sequence[Any]:
         """Run the graph of *role*, and keep how long it took."""
         engine = self.engine(role)
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,10 @@ class RecordingModel(Model):
         self.seen: dict[str, tuple[Tensor, ...]] = {}
         super().__init__(bundle, engine, threads, Limits(), precision="fp32")
 
-    def run(self, role: str, *inputs: Source, until: float | None = None) -> Sequence[Tensor]:
+    def run(self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False) -> Sequence[Any]:
         """Run the graph of *role*, and keep its inputs."""
         self.seen[role] = tuple(np.array(value) for value in inputs)
-        return super().run(role, *inputs, until=until)
+        return super().run(role, *inputs, until=until, lazily=lazily)
 
 
 def exercise(codec: Codec, image: Image) -> None:

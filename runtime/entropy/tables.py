@@ -125,6 +125,10 @@ class Tables:
         result: NDArray[np.int32] = (3 ** self.trits.astype(np.int32) - 1) // 2
         return result
 
+    def symbols_at(self, nodes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """int32, of the shape of *nodes*: the symbols of elements whose trits are all known."""
+        return _symbol_of_mean(self.mean[nodes])
+
     def trits_left(self) -> NDArray[np.uint8]:
         """uint8 (N,): how many trits follow at each node; 0 at leaves."""
         left = np.zeros(len(self.mean), np.uint8)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from engines.tiles import Source
 from runtime.entropy.plan import Step
 
 Tensor = NDArray[np.float32]
-RunGraph = Callable[..., Sequence[Tensor]]  # (role, *inputs) -> outputs
+RunGraph = Callable[..., Sequence[Any]]  # (role, *inputs, lazily=False) -> outputs; see `Model.run`
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from engines.tiles import Windows
 from runtime.entropy.context import CHANGE_LIMIT
-from runtime.entropy.plan import Field, Plane, Step, plane_by_priority
+from runtime.entropy.plan import Field, Plane, Step, plane_by_priority, portions
 from runtime.entropy.tables import MEAN_UNIT, MOST_TRITS, Tables
 from runtime.errors import BundleError
 from runtime.families.base import Pass, RunGraph, Tensor
@@ -99,11 +99,14 @@ class Ctc(PlaneFamily):
         changes = self.run("crr", Windows((1, features * shape[0], *shape[1:]), known))
         if any(change.shape != (1, *shape) for change in changes) or len(changes) != 2:
             raise BundleError(f"crr gives {[change.shape for change in changes]}, not two of {(1, *shape)}")
-        shift, spread = (change.reshape(-1).take(indices) for change in changes)
-        if len(indices) and max(np.abs(shift).max(), np.abs(spread).max()) > CHANGE_LIMIT:
-            raise BundleError(f"crr gives a change beyond {CHANGE_LIMIT}")
-        whole = np.stack([shift, spread]).astype(np.int32)
-        return len(self.tables.first_child) + self._context.rows(self._slopes, nodes, whole)
+        result = np.empty(len(indices), np.int32)
+        for part in portions(len(indices)):
+            here = np.stack([change.reshape(-1).take(indices[part]) for change in changes])
+            if not np.abs(here).max() <= CHANGE_LIMIT:
+                raise BundleError(f"crr gives a change beyond {CHANGE_LIMIT}")
+            result[part] = self._context.rows(self._slopes, nodes[part], here.astype(np.int32))
+        result += len(self.tables.first_child)
+        return result
 
     def refinement(self, latents: PlaneLatents) -> tuple[Mapping[str, Tensor], tuple[Pass, ...]]:
         """Return cdr, where enough is missing, and g_s."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.tiles import Source
+from engines.tiles import Source, Windows
 from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
@@ -30,6 +30,7 @@ from runtime.families.hyperprior import (
     CODES,
     Y_STRIDE,
     Z_STRIDE,
+    compact,
     count_setting,
     sigma_levels,
     symbols_around,
@@ -90,21 +91,37 @@ class DeepFgs:
         l_b = base.checked(self._one("g_a", x), "g_a")
         base.set_z(self._one("h_a", l_b))
         latents.start_base(l_b)
+        del l_b
         # From here on the encoder uses what a decoder will know: symbols beyond a table's range are clamped.
-        known = np.zeros((1, self.base_channels + self.scalable_channels, *l_b.shape[2:]), np.float32)
-        known[:, : self.base_channels] = base.complete() * np.float32(1 / MEAN_UNIT)
+        known = self._nothing_known(*base.shape[1:])
         decoded = known[:, : self.base_channels]
-        fused = self._one("ffm", decoded, known[:, self.base_channels :]) if self.ffm else known
-        l_s = scalable.checked(self._one("g_a_scalable", x, self._one("g_s", fused)), "g_a_scalable")
+        decoded[:] = base.complete() * np.float32(1 / MEAN_UNIT)
+        l_s = scalable.checked(self._one("g_a_scalable", x, self._picture_of_base(known)), "g_a_scalable")
         if self.frr:
-            l_s = scalable.checked(self._one("frr", l_s, decoded), "frr")
+            l_s = scalable.checked(self._one("frr", l_s, decoded, _means(decoded)), "frr")
+        del known, decoded
         scalable.set_z(self._one("h_a_scalable", l_s))
         latents.start_scalable(l_s)
         return latents
 
     def _one(self, role: str, *inputs: Source) -> Tensor:
+        output: Tensor
         (output,) = self.run(role, *inputs)
         return output
+
+    def _nothing_known(self, height: int, width: int) -> Tensor:
+        """Return zeros for l_b and l_s in one, float32 (1, C, h, w); they take memory as they are written."""
+        return np.zeros((1, self.base_channels + self.scalable_channels, height, width), np.float32)
+
+    def _picture_of_base(self, known: Tensor) -> Source:
+        """Return what a decoder makes of l_b alone, float32 (1, 3, H, W); *known* is l_b, and zeros for l_s."""
+        fused: Source = known
+        if self.ffm:
+            l_b, l_s = known[:, : self.base_channels], known[:, self.base_channels :]
+            (fused,) = self.run("ffm", l_b, l_s, _means(l_s), lazily=True)
+        x_base: Source
+        (x_base,) = self.run("g_s", fused, lazily=True)
+        return x_base
 
     def begin(self, height: int, width: int) -> DeepFgsLatents:
         """Return latents of which nothing is known."""
@@ -132,9 +149,9 @@ class _Part:
         self._z_models = np.repeat(model + np.arange(z_shape[0]), z_shape[1] * z_shape[2])
         self.z = Field(self._z_models, family.tables)
         self.field: Field | None = None
-        self._mu: NDArray[np.int32] = np.empty(0, np.int32)
+        self._mu: NDArray[np.integer] = np.empty(0, np.int16)
 
-    def checked(self, latent: Tensor, role: str) -> Tensor:
+    def checked(self, latent: NDArray[Any], role: str) -> NDArray[Any]:
         """Return what a bundle's graph makes, if it has the right shape."""
         if latent.shape != (1, *self.shape):
             raise BundleError(f"{role} gives {latent.shape}, not {(1, *self.shape)}")
@@ -150,17 +167,24 @@ class _Part:
         """Return z as both sides know it, float32 (1, C, h, w)."""
         return _symbols(self.z).astype(np.float32).reshape(1, *self.z_shape)
 
-    def start(self, mu: Tensor, codes: Tensor, truth: Tensor | None) -> None:
+    def start(self, mu: NDArray[Any], codes: NDArray[Any], truth: Tensor | None) -> None:
         """Make the field from what an exact graph gives; *truth*, if given, is what the encoder codes."""
-        self._mu = self.checked(mu, "an exact graph").reshape(-1).astype(np.int32)
+        self._mu = compact(self.checked(mu, "an exact graph"))
         levels = sigma_levels(codes, (1, *self.shape), self._family.level_of_code).reshape(-1)
         symbols = None if truth is None else symbols_around(self._mu, truth)
         self.field = Field(levels, self._family.tables, symbols)
 
-    def complete(self) -> NDArray[np.int32]:
-        """int32 (1, C, h, w): the latent in units of 1/64, from whole symbols: all of them are known."""
+    def complete(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.int32]:
+        """int32 (1, C, h, w): the latent there in units of 1/64, from whole symbols: all of them are known."""
         assert self.field is not None
-        return (_symbols(self.field) * MEAN_UNIT + self._mu).reshape(1, *self.shape)
+
+        def there(elements: NDArray[np.integer]) -> NDArray[Any]:
+            return elements.reshape(1, *self.shape)[:, :, rows, columns]
+
+        field, tables = self.field, self._family.tables
+        symbols = tables.symbols_at(there(field.nodes)) if field.symbols is None else there(field.symbols)
+        whole: NDArray[np.int32] = symbols * np.int32(MEAN_UNIT) + there(self._mu)
+        return whole
 
     def estimate(self, channels: int, out: Tensor) -> None:
         """Write the conditional means of the first *channels* into *out*, float32 (1, C, h, w)."""
@@ -205,17 +229,26 @@ class DeepFgsLatents:
     def start_scalable(self, l_s: Tensor | None) -> None:
         """Run h_s_scalable and the mutual entropy model on complete z and l_b; *l_s*, if given, is the truth."""
         family = self._family
-        (side,) = family.run("h_s_scalable", self.scalable.z_hat())
-        if side.shape != (1, family.features, *self.scalable.shape[1:]):
-            raise BundleError(f"h_s_scalable gives {side.shape}, which is not {family.features} features")
-        if not 0 <= side.min() <= side.max() <= FEATURE_LIMIT:
+        (features,) = family.run("h_s_scalable", self.scalable.z_hat())
+        if features.shape != (1, family.features, *self.scalable.shape[1:]):
+            raise BundleError(f"h_s_scalable gives {features.shape}, which is not {family.features} features")
+        if not 0 <= features.min() <= features.max() <= FEATURE_LIMIT:
             raise BundleError(f"h_s_scalable gives a feature outside 0..{FEATURE_LIMIT}")
-        if family.mutual:
-            shift = (MEAN_UNIT // BASE_UNIT).bit_length() - 1
-            l_b = (self.base.complete() + (1 << shift >> 1)) >> shift
-            side = np.concatenate([side, l_b.clip(-BASE_LIMIT, BASE_LIMIT).astype(np.float32)], axis=1)
-        mu, codes = family.run("mutual", side)
+
+        def side(rows: slice, columns: slice) -> Tensor:
+            here = features[:, :, rows, columns]
+            known = [here, self._eighths_of_base(rows, columns)] if family.mutual else [here]
+            return np.concatenate(known, axis=1, dtype=np.float32)
+
+        channels = family.features + (family.base_channels if family.mutual else 0)
+        mu, codes = family.run("mutual", Windows((1, channels, *features.shape[2:]), side))
         self.scalable.start(mu, codes, l_s)
+
+    def _eighths_of_base(self, rows: slice, columns: slice) -> NDArray[np.int32]:
+        """int32 (1, C, h, w): l_b there, all of it known, as the mutual entropy model is told it."""
+        shift = (MEAN_UNIT // BASE_UNIT).bit_length() - 1
+        l_b = (self.base.complete(rows, columns) + (1 << shift >> 1)) >> shift
+        return l_b.clip(-BASE_LIMIT, BASE_LIMIT)
 
     def head(self) -> Iterator[Step]:
         """Yield the planes of the base's z."""
@@ -262,16 +295,23 @@ class DeepFgsLatents:
         """Return conditional means plus mu, zero in channels of l_s that have not begun; fusion and g_s to run."""
         family = self._family
         base = family.base_channels
-        latents = np.zeros((1, base + family.scalable_channels, *self.base.shape[1:]), np.float32)
+        latents = family._nothing_known(*self.base.shape[1:])
         l_b, l_s = latents[:, :base], latents[:, base:]
         self.base.estimate(base, l_b)
         if self.scalable.field is not None:
             self.scalable.estimate(math.ceil(self.scalable.channels_known()), l_s)
-        passes = [Pass("ffm", ("l_b", "l_s"), "fused"), Pass("g_s", ("fused",), "x_hat")]
+        preview = Pass("preview", ("latents",), "x_hat")
         if not family.ffm:
-            passes = [Pass("g_s", ("latents",), "x_hat")]
-        tensors = {"l_b": l_b, "l_s": l_s, "latents": latents}
-        return Reconstruction(tensors, tuple(passes), Pass("preview", ("latents",), "x_hat"))
+            return Reconstruction({"latents": latents}, (Pass("g_s", ("latents",), "x_hat"),), preview)
+        passes = Pass("ffm", ("l_b", "l_s", "l_s_means"), "fused"), Pass("g_s", ("fused",), "x_hat")
+        tensors = {"l_b": l_b, "l_s": l_s, "l_s_means": _means(l_s), "latents": latents}
+        return Reconstruction(tensors, passes, preview)
+
+
+def _means(latent: Tensor) -> Tensor:
+    """Return what gates have to know of all of a latent, (1, C, h, w): the means of its channels, (1, C, 1, 1)."""
+    means: Tensor = latent.reshape(*latent.shape[:2], -1).mean(axis=2)
+    return means[:, :, None, None]
 
 
 def _symbols(field: Field) -> NDArray[np.int32]:

@@ -30,7 +30,7 @@ def count_setting(family: str, settings: Mapping[str, Any], name: str, most: int
     return count
 
 
-def sigma_levels(codes: Tensor, shape: tuple[int, ...], level_of_code: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def sigma_levels(codes: NDArray[Any], shape: tuple[int, ...], level_of_code: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the sigma level of every element, *shape*, from what an exact graph gives as sigma codes.
 
     Raises:
@@ -47,7 +47,7 @@ def sigma_levels(codes: Tensor, shape: tuple[int, ...], level_of_code: NDArray[n
     return levels.reshape(shape)
 
 
-def compact(mu: Tensor) -> NDArray[np.integer]:
+def compact(mu: NDArray[Any]) -> NDArray[np.integer]:
     """Return *mu*, whole numbers of any shape, as (n,) integers of 16 bits, or of 32 where these are too few."""
     fits = mu.min(initial=0) >= -(1 << 15) and mu.max(initial=0) < 1 << 15
     return mu.reshape(-1).astype(np.int16) if fits else mu.reshape(-1).astype(np.int32)

@@ -10,7 +10,7 @@ import pytest
 from engines.engine import Tensor
 from engines.errors import BundleError
 from engines.manifest import Tiling
-from engines.tiles import run_in_tiles
+from engines.tiles import output_windows, run_in_tiles
 
 
 def neighbours(x: Tensor) -> Tensor:
@@ -46,6 +46,49 @@ def test_tiles_give_what_one_run_gives(size: tuple[int, int]) -> None:
     assert graph.runs == -(-size[0] // 16) * -(-size[1] // 16)
     for one, other in zip(found, Counting()(*inputs), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_what_holds_everywhere_goes_to_every_tile() -> None:
+    """An input of one position is not cut: every tile adds the same, and all of it."""
+    generator = np.random.default_rng(1)
+    x, means = (generator.integers(-9, 9, (1, 2, *size)).astype(np.float32) for size in ((70, 34), (1, 1)))
+
+    def run(one: Tensor, other: Tensor) -> Sequence[Tensor]:
+        return [neighbours(one) + other]
+
+    found = run_in_tiles(run, [x, means], Tiling(pixels=4, multiple=2, reach=2), side_pixels=64)
+    assert np.array_equal(found[0], run(x, means)[0])
+
+
+@pytest.mark.parametrize("larger", [1, 2])
+def test_windows_of_an_output_are_parts_of_it(larger: int) -> None:
+    """Any part, at any place, is that of one run, however large the output is, and no run sees more than it needs."""
+    x = np.random.default_rng(2).integers(-9, 9, (1, 2, 50, 34)).astype(np.float32)
+    sizes = []
+
+    def run(one: Tensor) -> Sequence[Tensor]:
+        sizes.append(one.shape[2] * one.shape[3])
+        return [neighbours(one).repeat(larger, axis=2).repeat(larger, axis=3)]
+
+    whole = run(x)[0]
+    made = output_windows(run, [x], Tiling(pixels=4, multiple=2, reach=2))
+    assert made.shape == whole.shape and np.array_equal(np.asarray(made), whole)
+    sizes.clear()
+    for top, bottom, left, right in ((0, 10, 0, 9), (13, 20, 7, 8), (41, 50, 25, 34)):
+        part = made[:, :, top:bottom, left:right]
+        assert part.flags.c_contiguous and np.array_equal(part, whole[:, :, top:bottom, left:right])
+    assert max(sizes) <= 16 * 16
+    tiles = run_in_tiles(lambda one: [neighbours(one)], [made], Tiling(4 // larger, 2, 2), side_pixels=64)
+    assert np.array_equal(tiles[0], neighbours(whole))
+
+
+@pytest.mark.parametrize("cropped", [1, 5])
+def test_windows_of_a_graph_that_does_not_fit_are_refused(cropped: int) -> None:
+    """An output that is no fixed ratio of the input is found out as soon as a part is made."""
+    x = np.zeros((1, 2, 50, 34), np.float32)
+    with pytest.raises(BundleError, match="does not fit its tiling"):
+        made = output_windows(lambda one: [one[:, :, : max(2, one.shape[2] - cropped)]], [x], Tiling(4, 2, 2))
+        np.asarray(made[:, :, 10:50, 4:9])
 
 
 def test_a_reach_too_short_shows() -> None:

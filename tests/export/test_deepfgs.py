@@ -18,6 +18,7 @@ from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
 from export.networks.backbones import make_backbone
 from export.networks.cost import macs_per_pixel
+from export.networks.separation import pooled
 from export.training.config import StageSettings, TrainingSettings
 from export.training.deepfgs import DeepFgs, Options, channel_weight, drawn_channels
 from export.training.families import make_family
@@ -103,11 +104,33 @@ def test_the_manifest_proves_the_exact_graphs(bundle: Path) -> None:
     assert manifest["settings"]["base_worth"] > 0 and manifest["settings"]["scalable_variance"] > 0
 
 
-def test_only_what_sees_all_of_a_picture_is_not_tiled(bundle: Path) -> None:
-    """Gates pool over the picture; every other graph may be run in parts."""
+def test_every_graph_may_be_run_in_parts(bundle: Path) -> None:
+    """Gates, too: they are given the means of all of a latent."""
     graphs = json.loads((bundle / "manifest.json").read_text())["graphs"]
-    assert {role for role, graph in graphs.items() if "tiling" not in graph} == graphs.keys() & {"frr", "ffm"}
+    assert {role for role, graph in graphs.items() if "tiling" not in graph} == set()
     assert (graphs.keys() >= {"frr", "ffm"}) == (bundle.name != "bare")
+    if bundle.name != "bare":
+        assert graphs["ffm"]["inputs"] == ["l_b", "l_s", "l_s_means"]
+        assert graphs["frr"]["inputs"] == ["l_s", "l_b", "l_b_means"]
+        assert graphs["ffm"]["tiling"]["reach"] == graphs["frr"]["tiling"]["reach"] == 2
+
+
+def test_tiles_give_the_same_picture(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network of both directions in tiles of 64 pixels: the same symbols, but for those that were a tie."""
+    image = np.random.default_rng(5).integers(0, 256, (17, 11, 3), dtype=np.uint8).repeat(12, axis=0).repeat(16, axis=1)
+    with Codec.open(bundle, threads=1) as codec:
+        stream = codec.encode(image).stream
+        whole = codec.decode(stream).image
+        for place in ("runtime.model.TILE_SIDE", "runtime.encoder.TILE_SIDE"):
+            monkeypatch.setattr(place, 64)
+        tiled = codec.decode(stream).image
+        assert whole is not None and tiled is not None
+        assert np.abs(tiled.astype(np.int16) - whole).max() <= 1
+        again = codec.encode(image).stream
+        assert abs(len(again) / len(stream) - 1) < 0.01
+        picture = codec.decode(again)
+        assert picture.complete and picture.image is not None
+        assert np.abs(picture.image.astype(np.float32) - whole).mean() < 0.1
 
 
 def test_what_the_mutual_model_is_given_is_exact(bundle: Path) -> None:
@@ -240,10 +263,10 @@ def test_the_edge_backbone_stays_in_its_budget() -> None:
             "g_a": (x,),
             "h_a": (l_b,),
             "h_s": (z,),
-            "ffm": (l_b, l_s),
+            "ffm": (l_b, l_s, pooled(l_s)),
             "g_s": (both,),
             "g_a_scalable": (x, x),
-            "frr": (l_s, l_b),
+            "frr": (l_s, l_b, pooled(l_b)),
             "h_a_scalable": (l_s,),
             "h_s_scalable": (z,),
             "mutual": (torch.empty(1, 96, 8, 8), l_b),

@@ -15,7 +15,7 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.tiles import run_in_tiles
 from export.integers import MU, SIGMA_CODE, integer_graph, z_input
 from export.networks.backbones import make_backbone
-from export.networks.separation import Fusion, RedundancyRemoval
+from export.networks.separation import Fusion, RedundancyRemoval, pooled
 from export.reach import reach_of
 
 SHAPE = {"y_channels": 8, "z_channels": 4, "width8": 8, "width16": 16, "hyper_width": 8}
@@ -40,10 +40,54 @@ def test_reach_of_plain_networks(network: nn.Module, reach: int | None) -> None:
     assert reach_of(network, [2], 4, 16) == reach
 
 
+class Alone(nn.Module):
+    """Gates that find the means themselves."""
+
+    def __init__(self, gates: nn.Module, source: int) -> None:
+        super().__init__()
+        self.gates, self.source = gates, source
+
+    def forward(self, *latents: Tensor) -> Tensor:
+        result: Tensor = self.gates(*latents, pooled(latents[self.source]))
+        return result
+
+
 def test_gates_see_everything() -> None:
     """Fusion and redundancy removal pool over the picture, and a sigmoid does not hide it."""
-    assert reach_of(Fusion(6, 24), [6, 24], 1, 16) is None
-    assert reach_of(RedundancyRemoval(48, 6), [6, 48], 1, 16) is None
+    assert reach_of(Alone(Fusion(6, 24), 1), [6, 24], 1, 16) is None
+    assert reach_of(Alone(RedundancyRemoval(48, 6), 1), [6, 48], 1, 16) is None
+
+
+def test_gates_that_are_given_the_means_see_what_is_near() -> None:
+    """What is left are two 3x3 layers; the means have no reach."""
+    assert reach_of(Fusion(6, 24), [6, 24, 24], 1, 16, fixed=[2]) == 2
+    assert reach_of(RedundancyRemoval(48, 6), [6, 48, 48], 1, 16, fixed=[2]) == 2
+
+
+@pytest.mark.parametrize("make", [Fusion, RedundancyRemoval])
+def test_gates_in_tiles_are_the_gates(make: type[nn.Module]) -> None:
+    """With the means of the whole latent, tiles give the values of one run; with means of their own they do not."""
+    torch.manual_seed(0)
+    network = make(5, 7).double().eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    generator = np.random.default_rng(0)
+    l_b, l_s = (generator.normal(0, 3, (1, c, 30, 22)).astype(np.float32) for c in (5, 7))
+    latents = (l_b, l_s) if make is Fusion else (l_s, l_b)
+
+    def run(*tensors: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [network(*(torch.from_numpy(t).double() for t in tensors)).float().numpy()]
+
+    def means(tensor: np.ndarray) -> np.ndarray:
+        return tensor.mean(axis=(2, 3), keepdims=True)
+
+    whole = run(*latents, means(latents[1]))[0]
+    tiling = Tiling(16, 4, 2)
+    tiled = run_in_tiles(run, [*latents, means(latents[1])], tiling, side_pixels=128)
+    alone = run_in_tiles(lambda one, other: run(one, other, means(other)), latents, tiling, side_pixels=128)
+    assert np.allclose(tiled[0], whole, rtol=1e-6, atol=1e-6)
+    assert np.abs(alone[0] - whole).max() > 0.01
 
 
 @pytest.mark.parametrize("role", ["g_a", "g_s", "h_a", "preview", "post"])

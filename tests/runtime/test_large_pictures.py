@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines.bundle import shipped_bundles
 from engines.tiles import Windows
 from runtime import Codec
 
 SIDE = 512  # of tiles here; 2,048 otherwise
 
 
-@pytest.fixture(scope="module")
-def codec() -> Codec:
-    return Codec.open("dpict-edge")
+@pytest.fixture(scope="module", params=shipped_bundles())
+def codec(request: pytest.FixtureRequest) -> Iterator[Codec]:
+    with Codec.open(request.param) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +55,24 @@ def test_tiles_cost_nothing_and_show_no_seams(
 
 
 def test_exact_graphs_give_the_same_bits_in_tiles(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """h_s on side information of a large picture: in tiles, and given window by window."""
-    z = np.random.default_rng(0).integers(-6, 7, (1, 96, 20, 27)).astype(np.float32)
-    whole = codec.model.run("h_s", z)
-    monkeypatch.setattr("runtime.model.TILE_SIDE", SIDE)
-    windows = Windows(z.shape, lambda rows, columns: np.ascontiguousarray(z[:, :, rows, columns]))
-    for tiled in (codec.model.run("h_s", z), codec.model.run("h_s", windows)):
-        assert all(np.array_equal(one, other) for one, other in zip(tiled, whole, strict=True))
+    """Every exact graph on integers up to its limits: in tiles, and given window by window."""
+    model = codec.model
+    for role, spec in model.bundle.graphs.items():
+        if not spec.exact or spec.tiling is None:
+            continue
+        (limits,) = model.family.input_limits(role).values()
+        size = len(limits), *(side * 16 // spec.tiling.pixels for side in (67, 91))
+        limit = limits[:, None, None].astype(np.int64)
+        given = np.random.default_rng(0).integers(-limit, limit + 1, size).astype(np.float32)[None]
+        with monkeypatch.context() as changed:
+            changed.setattr("runtime.model.TILE_SIDE", 1 << 15)
+            whole = model.run(role, given)
+            changed.setattr("runtime.model.TILE_SIDE", SIDE)
+            for source in (given, windows(given)):
+                tiled = model.run(role, source)
+                assert all(one.dtype == np.int16 for one in tiled)
+                assert all(np.array_equal(one, other) for one, other in zip(tiled, whole, strict=True)), role
+
+
+def windows(x: NDArray[np.float32]) -> Windows:
+    return Windows(x.shape, lambda rows, columns: np.ascontiguousarray(x[:, :, rows, columns]))

@@ -51,13 +51,17 @@ class Networks:
         self._run = codec.model.run
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
-    def __call__(self, role: str, *inputs: Any, until: float | None = None) -> Any:
-        self.calls.append((role, inputs))
-        return getattr(self, role)(*inputs)
+    def __call__(self, role: str, *inputs: Any, until: float | None = None, lazily: bool = False) -> Any:
+        self.calls.append((role, tuple(map(np.asarray, inputs))))
+        return getattr(self, role)(*self.calls[-1][1])
 
     def given(self, role: str) -> Any:
-        """Return the only input of the last run of *role*."""
-        return next(inputs for name, inputs in reversed(self.calls) if name == role)[0]
+        """Return the first input of the last run of *role*."""
+        return self.all_given(role)[0]
+
+    def all_given(self, role: str) -> tuple[Any, ...]:
+        """Return the inputs of the last run of *role*."""
+        return next(inputs for name, inputs in reversed(self.calls) if name == role)
 
     def g_a(self, x: Any) -> Any:
         return [self._run("g_a", x)[0] / COARSER]
@@ -65,8 +69,8 @@ class Networks:
     def g_a_scalable(self, x: Any, x_base: Any) -> Any:
         return [self._run("g_a", x)[0] - self._run("g_a", x_base)[0]]
 
-    def frr(self, l_s: Any, l_b: Any) -> Any:
-        return [l_s + 0 * l_b]
+    def frr(self, l_s: Any, l_b: Any, l_b_means: Any) -> Any:
+        return [l_s + 0 * (l_b - l_b_means)]
 
     def h_a(self, latent: Any) -> Any:
         return [self._run("h_a", COARSER * latent)[0][:, :Z_CHANNELS]]
@@ -86,8 +90,8 @@ class Networks:
         mu = np.tile(texture % 5 - 2, (1, CHANNELS, 1, 1))
         return [mu.astype(np.float32), np.minimum(codes, 1023).astype(np.float32)]
 
-    def ffm(self, l_b: Any, l_s: Any) -> Any:
-        return [np.concatenate([l_b, l_s], axis=1)]
+    def ffm(self, l_b: Any, l_s: Any, l_s_means: Any) -> Any:
+        return [np.concatenate([l_b, l_s + 0 * l_s_means], axis=1)]
 
     def g_s(self, fused: Any) -> Any:
         return self._run("g_s", COARSER * fused[:, :CHANNELS] + fused[:, CHANNELS:])
@@ -239,11 +243,30 @@ def test_the_mutual_model_gets_the_same_integers_on_both_sides(make_model: MakeM
     assert (np.abs(side).max(axis=(0, 2, 3)) <= limits).all()
 
 
+def test_gates_are_given_the_means_of_all_of_a_latent(make_model: MakeModel, image: NDArray[np.uint8]) -> None:
+    """Redundancy removal gets those of decoded l_b; fusion those of l_s, zero where nothing arrived, cut or whole."""
+    model = make_model()
+    networks = model.family.run  # type: ignore[attr-defined]
+    encoding = encode(model, image)
+    _, l_b, means = networks.all_given("frr")
+    assert means.shape == (1, CHANNELS, 1, 1) and means.dtype == np.float32
+    np.testing.assert_allclose(means, l_b.mean(axis=(2, 3), keepdims=True, dtype=np.float64), rtol=1e-5, atol=1e-6)
+    assert not networks.all_given("ffm")[2].any(), "in an encoder nothing scalable is there yet"
+    begun = {}
+    for share in (0.0, 0.8, 1.0):
+        first = int(encoding.value.offsets[0])
+        decoded(model, encoding.stream[: first + int(share * (len(encoding.stream) - first))])
+        _, l_s, means = networks.all_given("ffm")
+        np.testing.assert_allclose(means, l_s.mean(axis=(2, 3), keepdims=True, dtype=np.float64), rtol=1e-5, atol=1e-6)
+        begun[share] = np.count_nonzero(means)
+    assert begun[0.0] == 0 < begun[0.8] < begun[1.0] == CHANNELS
+
+
 def test_large_values_of_the_base_are_clipped(make_model: MakeModel, image: NDArray[np.uint8]) -> None:
     """What a graph makes of l_b never leaves the limits that its proof rests on."""
     model = make_model()
     latents = analysed(model, image)
-    latents.base._mu = latents.base._mu + 32767
+    latents.base._mu = latents.base._mu.astype(np.int32) + 32767
     latents.start_scalable(None)
     assert model.family.run.given("mutual")[:, FEATURES:].max() == 1023  # type: ignore[attr-defined]
 
@@ -357,7 +380,7 @@ def test_graphs_of_other_shapes_are_refused(make_model: MakeModel, image: NDArra
     assert isinstance(family, DeepFgs)
     run = family.run
 
-    def narrower(name: str, *inputs: Any) -> Any:
+    def narrower(name: str, *inputs: Any, lazily: bool = False) -> Any:
         return [output[..., :-1] if name == role else output for output in run(name, *inputs)]
 
     family.run = narrower
@@ -372,7 +395,7 @@ def test_features_beyond_their_limit_are_refused(make_model: MakeModel, image: N
     family = model.family
     assert isinstance(family, DeepFgs)
     run = family.run
-    family.run = lambda role, *inputs: [
+    family.run = lambda role, *inputs, lazily=False: [
         np.full_like(o, value) if role == "h_s_scalable" else o for o in run(role, *inputs)
     ]
     with pytest.raises(BundleError, match=r"outside 0\.\.2047"):
