@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,12 @@ def portions(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _PORTION, count))
 
 
+class Portions(Protocol):
+    """An array, or what is made of arrays portion by portion."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.integer]: ...
+
+
 class Field:
     """An array of symbols, and what is known of each.
 
@@ -41,7 +48,7 @@ class Field:
         symbols: int32 (n,), or None in a decoder: the true values, within the models' ranges.
     """
 
-    def __init__(self, models: NDArray[np.integer], tables: Tables, symbols: NDArray[np.integer] | None = None) -> None:
+    def __init__(self, models: NDArray[np.integer], tables: Tables, symbols: Portions | None = None) -> None:
         self.models, self.tables = models, tables
         count, largest = len(models), tables.largest
         self.trits: NDArray[np.uint8] = np.empty(count, np.uint8)

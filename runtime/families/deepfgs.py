@@ -30,10 +30,10 @@ from runtime.families.hyperprior import (
     CODES,
     Y_STRIDE,
     Z_STRIDE,
+    SymbolsAround,
     compact,
     count_setting,
     sigma_levels,
-    symbols_around,
     total,
     values,
 )
@@ -167,11 +167,14 @@ class _Part:
         """Return z as both sides know it, float32 (1, C, h, w)."""
         return _symbols(self.z).astype(np.float32).reshape(1, *self.z_shape)
 
-    def start(self, mu: NDArray[Any], codes: NDArray[Any], truth: Tensor | None) -> None:
-        """Make the field from what an exact graph gives; *truth*, if given, is what the encoder codes."""
+    def levels(self, codes: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the sigma level of every element, uint8 (n,), from what an exact graph gives as codes."""
+        return sigma_levels(codes, (1, *self.shape), self._family.level_of_code).reshape(-1)
+
+    def start(self, mu: NDArray[Any], levels: NDArray[np.uint8], truth: Tensor | None) -> None:
+        """Make the field from what an exact graph says; *truth*, if given, is what the encoder codes."""
         self._mu = compact(self.checked(mu, "an exact graph"))
-        levels = sigma_levels(codes, (1, *self.shape), self._family.level_of_code).reshape(-1)
-        symbols = None if truth is None else symbols_around(self._mu, truth)
+        symbols = None if truth is None else SymbolsAround(self._mu, truth)
         self.field = Field(levels, self._family.tables, symbols)
 
     def complete(self, rows: slice = slice(None), columns: slice = slice(None)) -> NDArray[np.int32]:
@@ -224,7 +227,7 @@ class DeepFgsLatents:
     def start_base(self, l_b: Tensor | None) -> None:
         """Run h_s on complete z of the base; *l_b*, if given, is the truth."""
         mu, codes = self._family.run("h_s", self.base.z_hat())
-        self.base.start(mu, codes, l_b)
+        self.base.start(mu, self.base.levels(codes), l_b)
 
     def start_scalable(self, l_s: Tensor | None) -> None:
         """Run h_s_scalable and the mutual entropy model on complete z and l_b; *l_s*, if given, is the truth."""
@@ -242,7 +245,9 @@ class DeepFgsLatents:
 
         channels = family.features + (family.base_channels if family.mutual else 0)
         mu, codes = family.run("mutual", Windows((1, channels, *features.shape[2:]), side))
-        self.scalable.start(mu, codes, l_s)
+        levels = self.scalable.levels(codes)
+        del codes
+        self.scalable.start(mu, levels, l_s)
 
     def _eighths_of_base(self, rows: slice, columns: slice) -> NDArray[np.int32]:
         """int32 (1, C, h, w): l_b there, all of it known, as the mutual entropy model is told it."""

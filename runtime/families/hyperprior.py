@@ -50,15 +50,21 @@ def sigma_levels(codes: NDArray[Any], shape: tuple[int, ...], level_of_code: NDA
 def compact(mu: NDArray[Any]) -> NDArray[np.integer]:
     """Return *mu*, whole numbers of any shape, as (n,) integers of 16 bits, or of 32 where these are too few."""
     fits = mu.min(initial=0) >= -(1 << 15) and mu.max(initial=0) < 1 << 15
-    return mu.reshape(-1).astype(np.int16) if fits else mu.reshape(-1).astype(np.int32)
+    return mu.reshape(-1).astype(np.int16 if fits else np.int32, copy=False)
 
 
-def symbols_around(mu: NDArray[np.integer], latent: Tensor) -> NDArray[np.int32]:
-    """int32 (n,): how far *latent*, any shape of n elements, is from *mu*, (n,) in 1/64, rounded to whole numbers."""
-    symbols, flat = np.empty(mu.size, np.int32), latent.reshape(-1)
-    for part in portions(mu.size):
-        symbols[part] = np.rint(flat[part] - mu[part].astype(np.int32) * np.float32(1 / MEAN_UNIT))
-    return symbols
+class SymbolsAround:
+    """How far *latent*, any shape of n elements, is from *mu*, (n,) in 1/64, rounded to whole numbers: int32 (n,).
+
+    Made where it is looked at, as a field keeps symbols in an array of its own.
+    """
+
+    def __init__(self, mu: NDArray[np.integer], latent: Tensor) -> None:
+        self._mu, self._latent = mu, latent.reshape(-1)
+
+    def __getitem__(self, part: slice) -> NDArray[np.int32]:
+        mu = self._mu[part].astype(np.int32) * np.float32(1 / MEAN_UNIT)
+        return np.rint(self._latent[part] - mu).astype(np.int32)
 
 
 def values(table: NDArray[np.integer], nodes: NDArray[np.int32], mu: NDArray[np.integer] | int = 0) -> Tensor:

@@ -23,10 +23,10 @@ from runtime.families.hyperprior import (
     CODES,
     Y_STRIDE,
     Z_STRIDE,
+    SymbolsAround,
     compact,
     count_setting,
     sigma_levels,
-    symbols_around,
     total,
     values,
 )
@@ -123,7 +123,7 @@ class PlaneLatents:
     def start_y(self, z_symbols: NDArray[np.int32], y: Tensor | None) -> None:
         """Run h_s on complete z symbols; *y*, if given, becomes the truth that the encoder codes."""
         self.mu, levels = self._side(z_symbols)
-        symbols = None if y is None else symbols_around(self.mu, y)
+        symbols = None if y is None else SymbolsAround(self.mu, y)
         tables = self._family.tables
         self.y = Field(levels, tables, symbols)
         self._planes = int(tables.trits[np.flatnonzero(np.bincount(levels))].max(initial=0))
