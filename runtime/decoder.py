@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from engines.costs import USUAL
 from runtime.deadline import Deadline
 from runtime.entropy.plan import Step
 from runtime.errors import CutoffError, Incomplete, ModelMismatch, StreamError
 from runtime.families.base import Latents
 from runtime.model import Model
 from runtime.picture import Image, padded_size
-from runtime.render import Rendered, Rendering, preview, render
+from runtime.render import Rendered, Rendering, full_picture, preview, render
 from runtime.reserves import PREVIEW, SAFETY_S, cost_s, least_s, preview_s, reserve_s
 from runtime.stopwatch import Stopwatch
 from runtime.stream import HEADER_BYTES, Header, StreamParser, framed_bytes, prefix_bytes
@@ -32,7 +33,8 @@ _SLICE_S = 0.001  # what a slice may take, until some were measured
 _FORGET = 0.9  # of the slowest slice, with each that is faster
 _CLEARLY = 3.0  # times what a preview loses must be gained by more bytes for it to be aimed at
 _WORTH_DARING = 1.25  # times the bytes that are decoded must have come for a full picture to begin later than planned
-_WORTH_ANOTHER = 2  # times the bytes of the last preview: what makes a new one in a wait worth its time
+_WORTH_ANOTHER = 2  # times the bytes of the last picture: what makes a new one in a wait worth its time
+_LONG = 2  # pictures of full size that fit into a wait in which one is made, or it would rest on hardly any bytes
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
 
@@ -42,7 +44,8 @@ class Picture:
 
     Attributes:
         image: uint8 (H, W, 3), or (H, W) if the stream is grey; None only if a deadline left no time for anything.
-        bytes_used: length of the prefix that the picture rests on.
+        bytes_used: length of the prefix that the picture rests on; an answer that was made in a wait, in time for a
+            later one that could not be finished, rests on fewer bytes than came. So do `steps`, `planes`, `complete`.
         bytes_verified: length of the prefix whose checksums were right.
         bytes_total: length of the whole stream by its header.
         steps, steps_total: how far the body is known, fractional, and of how many, in the unit of the family.
@@ -70,6 +73,18 @@ class Picture:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The last picture that was made on the way, a preview or a full one; of how many bytes that had come."""
+
+    image: Image
+    full: bool
+    received: int
+    bytes_used: int
+    steps: float
+    complete: bool
+
+
 class Decoder:
     """Decodes one stream. Call `feed` as bytes come, `preview` at will, `finish` once.
 
@@ -81,11 +96,10 @@ class Decoder:
         self._parser = StreamParser(model.limits)
         self._watch = Stopwatch(model.clock, model.costs, model.limits.seconds)
         self._late = False  # the deadline ended entropy decoding
-        self._last_preview: Image | None = None
+        self._last: _Kept | None = None
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._slice_s = _SLICE_S  # what a slice takes
-        self._previewed = 0  # bytes that had come when the last preview was made
         self._error_at_start = 0.0
         self._begun = 0.0  # when the first bytes came
         self._had_s = math.inf  # what was left when the head segment was known
@@ -136,16 +150,21 @@ class Decoder:
             self._aim = PREVIEW
         return self._deadline.instant - self._reserve_s()
 
-    def prepare(self) -> bool:
+    def prepare(self, *, full: bool = False) -> bool:
         """Make the preview that will answer if synthesis has to be ended, if there is time; return whether it was made.
 
         To be called when there is nothing to feed; `finish_by` is later afterwards. Nothing is done without a deadline,
-        nor for little more than the last preview shows.
+        nor for little more than the last preview shows. With *full*, where there is ample time, a picture of full size
+        is made, in place of the preview, for whoever has nothing else to do meanwhile.
 
         Raises:
             LimitExceeded, Cancelled: see `preview`.
         """
         if not self.may_prepare():
+            return False
+        if full and self._left_s() >= _LONG * self._full_s() + self._reserve_s(preview_made=True):
+            return self._prepare_full()
+        if self._last_is_full:
             return False
         self.preview()
         return True
@@ -154,7 +173,7 @@ class Decoder:
         """True if `prepare` would make a preview now."""
         if self._deadline is None or self._latents is None or self._late or self._finished:
             return False
-        if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._previewed:
+        if self._last is not None and self._parser.received < _WORTH_ANOTHER * self._last.received:
             return False
         reserve_s = preview_s(self._model, self._pixels) + self._reserve_s(preview_made=True)
         return self._left_s() >= reserve_s
@@ -168,9 +187,28 @@ class Decoder:
         """
         if self._latents is None and not self._watch.cancelled:
             return None
-        self._last_preview = preview(self._model, self.rendering())
-        self._previewed = self._parser.received
-        return self._last_preview
+        image = preview(self._model, self.rendering())
+        if not self._last_is_full:
+            self._keep(image, full=False)
+        return image
+
+    def _prepare_full(self) -> bool:
+        assert self._deadline is not None
+        image = full_picture(self._model, self.rendering(), self._deadline.instant - self._reserve_s())
+        if image is not None:
+            self._keep(image, full=True)
+        return image is not None
+
+    def _keep(self, image: Image, *, full: bool) -> None:
+        header, latents = self._parser.header, self._latents
+        if header is None or latents is None:  # cancelled meanwhile
+            return
+        used, complete = self._bytes_used(header), self._finished and self._parser.complete
+        self._last = _Kept(image, full, self._parser.received, used, latents.steps, complete)
+
+    @property
+    def _last_is_full(self) -> bool:
+        return self._last is not None and self._last.full
 
     def finish(self) -> Picture:
         """Make the best picture of what was fed that the deadline still allows.
@@ -219,7 +257,8 @@ class Decoder:
                 size=padded_size(header.height, header.width, self._model.family.stride),
                 deadline=self._deadline,
                 aim=self._aim,
-                last_preview=self._last_preview,
+                last_preview=None if self._last is None else self._last.image,
+                last_is_full=self._last_is_full,
                 watch=self._watch,
                 working=self._working,
             )
@@ -237,15 +276,18 @@ class Decoder:
 
     def _picture(self, rendered: Rendered, header: Header, latents: Latents) -> Picture:
         margin_s = None if self._deadline is None else self._deadline.instant - rendered.instant
+        steps, used, complete = latents.steps, self._bytes_used(header), self._finished and self._parser.complete
+        if self._last is not None and rendered.image is self._last.image:
+            steps, used, complete = self._last.steps, self._last.bytes_used, self._last.complete
         return Picture(
             image=rendered.image,
-            bytes_used=self._bytes_used(header),
+            bytes_used=used,
             bytes_verified=self._parser.bytes_verified,
             bytes_total=header.stream_bytes,
-            steps=latents.steps,
+            steps=steps,
             steps_total=latents.steps_total,
-            planes=latents.steps if self._model.family.has_planes else None,
-            complete=self._finished and self._parser.complete,
+            planes=steps if self._model.family.has_planes else None,
+            complete=complete,
             damaged=self._parser.damaged,
             skipped=rendered.skipped,
             missed=margin_s is not None and (margin_s < 0 or rendered.image is None),
@@ -380,6 +422,10 @@ class Decoder:
     def _left_s(self) -> float:
         return math.inf if self._deadline is None else self._deadline.left_s(self._model.clock)
 
+    def _full_s(self) -> float:
+        """Return what a picture of full size usually takes."""
+        return cost_s(self._model, self._pixels, ("reconstruct", *self._aim, "finish"), USUAL)
+
     def _reserve_s(self, *, preview_made: bool = False) -> float:
         """Return what must be kept for the cheapest picture of the kind aimed at.
 
@@ -387,14 +433,14 @@ class Decoder:
         """
         if self._latents is None:
             return SAFETY_S
-        made = preview_made or self._last_preview is not None
+        made = preview_made or self._last is not None
         wanted_s = reserve_s(self._model, self._pixels, self._aim, preview_made=made)
         worth_s = self._least_s(preview_made=made)
         return min(wanted_s, max(worth_s, (worth_s + self._had_s) / 2))
 
     def _least_s(self, *, preview_made: bool = False) -> float:
         """Return with how much time left a picture of the kind aimed at is still worth a try."""
-        made = preview_made or self._last_preview is not None
+        made = preview_made or self._last is not None
         return least_s(self._model, self._pixels, self._aim, preview_made=made)
 
     def _preview_is_better(self) -> bool:
@@ -405,7 +451,7 @@ class Decoder:
         go on coming as they did.
         """
         header = self._parser.header
-        if self._aim == PREVIEW or self._latents is None or header is None:
+        if self._aim == PREVIEW or self._last_is_full or self._latents is None or header is None:
             return False
         waited_s = self._model.clock() - self._begun
         saved_s = self._reserve_s() - reserve_s(self._model, self._pixels, PREVIEW, preview_made=False)
@@ -431,7 +477,7 @@ class Decoder:
                 self._free()
 
     def _free(self) -> None:
-        self._parser, self._latents, self._last_preview = StreamParser(self._model.limits), None, None
+        self._parser, self._latents, self._last = StreamParser(self._model.limits), None, None
         self._restart()
 
 

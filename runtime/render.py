@@ -47,6 +47,7 @@ class Rendering:
         size: height and width after padding.
         aim: the roles that are to make it.
         last_preview: the answer where nothing else fits.
+        last_is_full: it is no preview but a picture of full size, of fewer bytes: no preview is made in its place.
         working: counts a block as work on the stream; see `Stopwatch.working`.
     """
 
@@ -58,6 +59,7 @@ class Rendering:
     last_preview: Image | None
     watch: Stopwatch
     working: Callable[[], AbstractContextManager[None]]
+    last_is_full: bool = False
 
     @property
     def pixels(self) -> int:
@@ -121,6 +123,23 @@ def preview(model: Model, rendering: Rendering) -> Image:
         return _run_preview(model, rendering, _reconstruct(rendering))
 
 
+def full_picture(model: Model, one: Rendering, until: float) -> Image | None:
+    """Make a picture of full size without refinements; None if it is not nearly over at *until*."""
+    with one.working():
+        began = one.watch.clock()
+        known = _reconstruct(one)
+        passes = [each for each in known.passes if not each.optional]
+        roles = [each.role for each in passes]
+        try:
+            with one.watch.measured(together((*roles, "finish"))):
+                image = _image(one, _run_passes(model, [(one, known)], passes, until))
+        except OutOfTime:
+            _record_ended(model, one, roles, one.watch.clock() - began)
+            return None
+        one.watch.record(together(("reconstruct", *roles, "finish")), one.watch.clock() - began)
+        return image
+
+
 def _outcome(work: Callable[..., Rendered], *arguments: object) -> Outcome:
     try:
         return work(*arguments)
@@ -168,15 +187,21 @@ def _best_in_time(
         except OutOfTime:
             if until is not None and one.watch.clock() > until:
                 one.watch.record(HAND_OVER, one.watch.clock() - until)
-            for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
-                model.costs.record_ended(together(stages), one.pixels, one.watch.clock() - began)
+            _record_ended(model, one, roles, one.watch.clock() - began)
     else:
         for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
             model.costs.doubt(together(stages), one.pixels, one.instant - one.watch.clock())
+    if one.last_is_full:
+        return one.last_preview, (), tuple(each.role for each in known.passes if each.optional)
     skipped += roles[::-1]
     if fits(PREVIEW):
         return _run_preview(model, one, known), PREVIEW, skipped
     return one.last_preview, (), (*skipped, *PREVIEW)
+
+
+def _record_ended(model: Model, one: Rendering, roles: Sequence[str], seconds: float) -> None:
+    for stages in ((*roles, "finish"), ("reconstruct", *roles, "finish")):
+        model.costs.record_ended(together(stages), one.pixels, seconds)
 
 
 def _fits_finish(model: Model, one: Rendering) -> bool:

@@ -333,6 +333,43 @@ def test_a_preview_is_made_anew_for_twice_the_bytes_only(world: World) -> None:
     assert not hurried.prepare()
 
 
+def test_in_a_long_wait_a_full_picture_is_made_instead_of_a_preview(world: World) -> None:
+    """It answers for a later run that takes too long, and the result says of how few bytes; no preview replaces it."""
+    half = len(world.stream) // 2
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.stream[:half])
+    assert decoder.prepare(full=True) and not decoder.prepare(full=True)
+    assert ("preview", 1) not in world.runs
+    assert decoder.preview() is not None  # to look at
+    decoder.feed(world.stream[half:])
+    world.takes["g_s"] = 9.0
+    picture = decoder.finish()
+    early = world.codec.decoder()
+    early.feed(world.stream[:half])
+    world.takes.clear()
+    expected = early.finish()
+    assert same(picture.image, expected.image) and "g_s" not in picture.skipped and not picture.missed
+    assert not picture.complete and picture.steps == expected.steps and picture.bytes_used == expected.bytes_used
+
+
+def test_no_full_picture_is_made_in_a_short_wait(world: World) -> None:
+    """Where it would rest on hardly any bytes, and take the time of those that come, a preview is made."""
+    decoder = world.codec.decoder(world.deadline(2 * (FULL - SAFETY) + FULL - 0.001))
+    decoder.feed(world.early)
+    assert decoder.prepare(full=True) and {role for role, _ in world.runs} == {"preview"}
+
+
+def test_a_full_picture_in_a_wait_is_given_up_for_the_last_one(world: World) -> None:
+    """One that takes longer than the wait leaves the time of the answer alone, and nothing is kept of it."""
+    decoder = world.codec.decoder(world.deadline(0.2))
+    decoder.feed(world.early)
+    world.takes["g_s"] = 9.0
+    assert not decoder.prepare(full=True)
+    world.takes.clear()
+    picture = decoder.finish()
+    assert "g_s" not in picture.skipped and picture.image is not None and not picture.missed
+
+
 def test_a_run_that_is_a_little_late_is_not_given_up(world: World) -> None:
     """Where the preview would have to begin before most runs are over, g_s goes on to its end."""
     world.takes["g_s"] = 0.0205
