@@ -42,7 +42,8 @@ class Picture:
 
     Attributes:
         image: uint8 (H, W, 3), or (H, W) if the stream is grey; None only if a deadline left no time for anything.
-        bytes_used: length of the prefix that the picture rests on.
+        bytes_used: length of the prefix that the picture rests on; of a preview that answers because there was no time
+            for anything after it, less than was decoded. So are `steps`, `planes` and `complete`.
         bytes_verified: length of the prefix whose checksums were right.
         bytes_total: length of the whole stream by its header.
         steps, steps_total: how far the body is known, fractional, and of how many, in the unit of the family.
@@ -70,6 +71,24 @@ class Picture:
     timings: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Basis:
+    """What a picture rests on; see `Picture`."""
+
+    bytes_used: int
+    steps: float
+    complete: bool
+
+
+@dataclass(frozen=True)
+class _Preview:
+    """The last preview, what it rests on, and how many bytes had come when it was made."""
+
+    image: Image
+    basis: _Basis
+    received: int
+
+
 class Decoder:
     """Decodes one stream. Call `feed` as bytes come, `preview` at will, `finish` once.
 
@@ -81,11 +100,10 @@ class Decoder:
         self._parser = StreamParser(model.limits)
         self._watch = Stopwatch(model.clock, model.costs, model.limits.seconds)
         self._late = False  # the deadline ended entropy decoding
-        self._last_preview: Image | None = None
+        self._last_preview: _Preview | None = None
         self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._slice_s = _SLICE_S  # what a slice takes
-        self._previewed = 0  # bytes that had come when the last preview was made
         self._error_at_start = 0.0
         self._begun = 0.0  # when the first bytes came
         self._had_s = math.inf  # what was left when the head segment was known
@@ -154,7 +172,7 @@ class Decoder:
         """True if `prepare` would make a preview now."""
         if self._deadline is None or self._latents is None or self._late or self._finished:
             return False
-        if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._previewed:
+        if self._last_preview is not None and self._parser.received < _WORTH_ANOTHER * self._last_preview.received:
             return False
         reserve_s = preview_s(self._model, self._pixels) + self._reserve_s(preview_made=True)
         return self._left_s() >= reserve_s
@@ -168,9 +186,10 @@ class Decoder:
         """
         if self._latents is None and not self._watch.cancelled:
             return None
-        self._last_preview = preview(self._model, self.rendering())
-        self._previewed = self._parser.received
-        return self._last_preview
+        image, header, latents = preview(self._model, self.rendering()), self._parser.header, self._latents
+        if header is not None and latents is not None:  # not cancelled meanwhile
+            self._last_preview = _Preview(image, self._basis(header, latents), self._parser.received)
+        return image
 
     def finish(self) -> Picture:
         """Make the best picture of what was fed that the deadline still allows.
@@ -219,7 +238,7 @@ class Decoder:
                 size=padded_size(header.height, header.width, self._model.family.stride),
                 deadline=self._deadline,
                 aim=self._aim,
-                last_preview=self._last_preview,
+                last_preview=None if self._last_preview is None else self._last_preview.image,
                 watch=self._watch,
                 working=self._working,
             )
@@ -237,15 +256,17 @@ class Decoder:
 
     def _picture(self, rendered: Rendered, header: Header, latents: Latents) -> Picture:
         margin_s = None if self._deadline is None else self._deadline.instant - rendered.instant
+        last = self._last_preview
+        basis = last.basis if last is not None and rendered.image is last.image else self._basis(header, latents)
         return Picture(
             image=rendered.image,
-            bytes_used=self._bytes_used(header),
+            bytes_used=basis.bytes_used,
             bytes_verified=self._parser.bytes_verified,
             bytes_total=header.stream_bytes,
-            steps=latents.steps,
+            steps=basis.steps,
             steps_total=latents.steps_total,
-            planes=latents.steps if self._model.family.has_planes else None,
-            complete=self._finished and self._parser.complete,
+            planes=basis.steps if self._model.family.has_planes else None,
+            complete=basis.complete,
             damaged=self._parser.damaged,
             skipped=rendered.skipped,
             missed=margin_s is not None and (margin_s < 0 or rendered.image is None),
@@ -369,6 +390,10 @@ class Decoder:
                 return
             took_s = (self._model.clock() - started) * (_NEAR if near else 1)
             self._slice_s = max(took_s, _FORGET * self._slice_s)
+
+    def _basis(self, header: Header, latents: Latents) -> _Basis:
+        complete = self._finished and self._parser.complete
+        return _Basis(self._bytes_used(header), latents.steps, complete)
 
     def _bytes_used(self, header: Header) -> int:
         if not self._late:

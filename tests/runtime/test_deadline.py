@@ -333,6 +333,22 @@ def test_a_preview_is_made_anew_for_twice_the_bytes_only(world: World) -> None:
     assert not hurried.prepare()
 
 
+def test_a_preview_that_answers_says_what_it_rests_on(world: World) -> None:
+    """One that was made of half the bytes does not claim those that were decoded since."""
+    half = len(world.stream) // 2
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(world.stream[:half])
+    assert decoder.prepare()
+    decoder.feed(world.stream[half:])
+    world.takes["g_s"] = 9.0
+    picture = decoder.finish()
+    early = world.codec.decoder()
+    early.feed(world.stream[:half])
+    expected = early.finish()
+    assert "g_s" in picture.skipped and not picture.missed and not picture.complete
+    assert (picture.bytes_used, picture.steps) == (expected.bytes_used, expected.steps)
+
+
 def test_a_run_that_is_a_little_late_is_not_given_up(world: World) -> None:
     """Where the preview would have to begin before most runs are over, g_s goes on to its end."""
     world.takes["g_s"] = 0.0205

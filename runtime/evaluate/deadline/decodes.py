@@ -156,10 +156,10 @@ class _Trial(NamedTuple):
 
 
 class DeadlineWorker:
-    """Decodes against deadlines, one unit after another."""
+    """Decodes against deadlines, one unit after another; *sleep* waits for so many seconds of the codecs' clock."""
 
-    def __init__(self, job: DeadlineJob) -> None:
-        self._job, self._stack = job, ExitStack()
+    def __init__(self, job: DeadlineJob, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._job, self._sleep, self._stack = job, sleep, ExitStack()
         self._open: tuple[str, str] | None = None
 
     def measure(self, unit: Unit, content: bytes) -> Findings:
@@ -171,7 +171,7 @@ class DeadlineWorker:
         gc.collect()
         gc.freeze()  # a collection looks through all that is loaded: 60 ms, at any moment; receivers do this, too
         stream = codec.encode(image).stream
-        costs = calibrate(codec, stream, self._job.calibration)
+        costs = calibrate(codec, stream, self._job.calibration, self._sleep)
         ideals = _Ideals(codec, stream, image)
         trials = [
             _Trial(factor, relative_to, trace, repeat)
@@ -197,7 +197,7 @@ class DeadlineWorker:
         deadline_s = trial.factor * (costs.minimum_s if trial.relative_to == "minimum" else costs.synthesis_s)
         generator = _generator(self._job.seed, place.image, *trial)
         trace = TRACES[trial.trace](len(stream), deadline_s, generator)
-        picture, finished_s = receive(codec, stream, trace, deadline_s)
+        picture, finished_s = receive(codec, stream, trace, deadline_s, self._sleep)
         head_s = trace.after(Header.from_bytes(stream, codec.model.limits).body_start - 1)
         bytes_ideal = trace.at(deadline_s - costs.path_s)
         return Decode(
