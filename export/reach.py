@@ -16,8 +16,8 @@ def reach_of(
 ) -> int | None:
     """Return how many input positions away a change can be seen in *network*'s output, None if anywhere.
 
-    Found by running the network with positive weights, where nothing cancels, on zeros but for one place. Weights are
-    means over input channels: sums of them would saturate a sigmoid, and hide what it depends on.
+    Found by running the network with positive weights, where nothing cancels, on zeros but for one place. Layers are
+    means over all that they see: sums would saturate a sigmoid, and hide what it depends on.
 
     Args:
         channels: of every input.
@@ -28,7 +28,7 @@ def reach_of(
     probe = copy.deepcopy(network).double().eval()
     for module in probe.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            nn.init.constant_(module.weight, 1.0 / module.weight.shape[1])
+            nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     blocks = 4

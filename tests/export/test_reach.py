@@ -58,10 +58,11 @@ def test_gates_see_everything() -> None:
     assert reach_of(Alone(RedundancyRemoval(48, 6), 1), [6, 48], 1, 16) is None
 
 
-def test_gates_that_are_given_the_means_see_what_is_near() -> None:
-    """What is left are two 3x3 layers; the means have no reach."""
-    assert reach_of(Fusion(6, 24), [6, 24, 24], 1, 16, fixed=[2]) == 2
-    assert reach_of(RedundancyRemoval(48, 6), [6, 48, 48], 1, 16, fixed=[2]) == 2
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_gates_that_are_given_the_means_see_what_is_near(multiple: int) -> None:
+    """What is left are two 3x3 layers, which no sigmoid hides; the means have no reach."""
+    assert reach_of(Fusion(6, 24), [6, 24, 24], multiple, 16, fixed=[2]) == 2
+    assert reach_of(RedundancyRemoval(48, 6), [6, 48, 48], multiple, 16, fixed=[2]) == 2
 
 
 @pytest.mark.parametrize("make", [Fusion, RedundancyRemoval])
