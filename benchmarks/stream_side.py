@@ -81,11 +81,11 @@ def main() -> None:
 
 
 def _serve(config: Path, jpeg: Jpeg | None) -> None:
-    from runtime.serve import app, desk, listen
+    from runtime.serve import app, listen, worker
 
     if jpeg is not None:
         app.Codec = SimpleNamespace(open=lambda *_, **__: jpeg)  # type: ignore[assignment, misc]
-        desk.finish_together = finish_together  # type: ignore[assignment]
+        worker.finish_together = finish_together  # type: ignore[assignment]
     listen.command(config, check_only=False)
 
 

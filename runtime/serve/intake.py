@@ -23,12 +23,13 @@ from typing import Any, Protocol
 from runtime.errors import CutoffError, OutputError
 from runtime.picture import Image
 from runtime.protocol import Ack, Chunk, End, Enough, Fault, Frame, Message, Result
-from runtime.serve.desk import Desk, Ticket
+from runtime.serve.desk import Desk
 from runtime.serve.events import CameraChanged, Events, FrameAnswered, FrameProgress
 from runtime.serve.labeller import Label, Outcome
 from runtime.serve.metrics import Metrics
 from runtime.serve.settings import LimitSettings
 from runtime.serve.store import Store, StoredFrame
+from runtime.serve.worker import Ticket
 
 LOG = logging.getLogger("cutoff.serve")
 _REJOIN_S = 30.0  # a frame without a deadline waits so long for its camera to come back

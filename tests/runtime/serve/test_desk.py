@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from serving import PATIENCE_S
 
 from runtime import Codec
-from runtime.serve.desk import Desk, Ticket, Worker
+from runtime.serve.desk import Desk
 from runtime.serve.labeller import Label, Labeller, Outcome
+from runtime.serve.worker import Ticket, Worker
 
 TINY_PIXELS = 128 * 128  # of the crop, padded
 
