@@ -1,6 +1,6 @@
 """Pictures per second: one by one, in batches, and with entropy decoding and synthesis in two threads.
 
-    python benchmarks/throughput.py PICTURES... --json benchmarks/results/throughput.json
+    python benchmarks/throughput.py PICTURES... --json benchmarks/results/throughput.json --readme README.md
 
 Decoding of whole streams from memory to uint8 arrays, warm, one process, in rounds of eight pictures of one size; the
 median over rounds, the ways of decoding taking turns so that what disturbs disturbs all. `batches of n` makes the
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import queue
 import statistics
 import threading
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from readme import markdown, replace_table
+from timing import machine, picture_files
 
 from engines.costs import Costs
 from engines.open import available_cores
@@ -43,20 +44,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, available_cores()}))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path, help="file whose table to replace")
     arguments = parser.parse_args()
-    files = [f for p in arguments.pictures for f in (sorted(p.glob("*.png")) if p.is_dir() else [p])]
-    images = [np.array(Image.open(f).convert("RGB").resize(SIZE)) for f in files[:ROUND]]
+    files = picture_files(arguments.pictures)[:ROUND]
+    images = [np.array(Image.open(file).convert("RGB").resize(SIZE)) for file in files]
+    found = {
+        str(threads): rates(arguments.bundle, arguments.engine, threads, images, arguments.rounds)
+        for threads in arguments.threads
+    }
     report = {
-        "machine": {"processor": _processor(), "cores": available_cores(), "python": platform.python_version()},
+        "machine": machine() | {"cores": available_cores()},
         "bundle": arguments.bundle,
         "size": list(SIZE),
-        "pictures_per_second": {
-            str(threads): rates(arguments.bundle, arguments.engine, threads, images, arguments.rounds)
-            for threads in arguments.threads
-        },
+        "pictures_per_second": found,
     }
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.readme:
+        columns = list(found)
+        ways = [way for way, rate in found[columns[0]].items() if not isinstance(rate, str)]
+        header = ["pictures per second", *(f"{threads} thread{'s'[: threads != '1']}" for threads in columns)]
+        rows = [[way, *(str(found[threads][way]) for threads in columns)] for way in ways]
+        replace_table(arguments.readme, "throughput", "throughput.py", markdown(header, rows))
     print(json.dumps(report, indent=1))
 
 
@@ -128,13 +137,6 @@ def fed(codec: Codec, stream: bytes) -> Decoder:
     decoder = codec.decoder()
     decoder.feed(stream)
     return decoder
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -96,8 +96,8 @@ def _side(tiling: Tiling, side_pixels: int) -> int:
 
 
 def is_large(inputs: Sequence[Source], tiling: Tiling | None) -> bool:
-    """True for inputs that are more of a picture than a tile without its surroundings."""
-    return tiling is not None and inputs[0].shape[2] * inputs[0].shape[3] * tiling.pixels**2 > TILE_SIDE**2
+    """True for inputs that are more of a picture than half a tile: so is the last tile of most pictures, too."""
+    return tiling is not None and inputs[0].shape[2] * inputs[0].shape[3] * tiling.pixels**2 > TILE_SIDE**2 // 2
 
 
 def run_in_tiles(run: Run, inputs: Sequence[Source], tiling: Tiling, side_pixels: int) -> Sequence[NDArray[Any]]:
