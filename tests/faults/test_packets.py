@@ -38,7 +38,7 @@ def test_a_slow_link_with_delay_and_loss(plant: Plant, bits_per_s: float) -> Non
         wait_until(lambda: len(plant.kept()) >= 8, "frames arrive", 2 * SCALE.patience_s)
         waiting = plant.spooled()
         wait_until(lambda: waiting <= plant.whole(), "all that waited is stored", 2 * SCALE.patience_s)
-        assert hosts.up.lost + hosts.down.lost > 0
+        wait_until(lambda: hosts.up.lost + hosts.down.lost > 0, "a packet is lost", SCALE.patience_s)
         assert camera.stop() == 0
         everything = plant.kept().keys() | plant.spooled()
         assert server.stop() == 0
