@@ -6,7 +6,6 @@ Clock and costs are made up: networks advance the clock by what they are said to
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -462,42 +461,3 @@ def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:
             model.run("g_s", y_hat, y_hat, until=model.clock() + left_s)
     (again,) = model.run("g_s", y_hat, y_hat, until=model.clock() + 600)
     assert (again == expected).all()
-
-
-# On the real clock.
-
-
-def test_deadline_counts_down_on_the_monotonic_clock() -> None:
-    """A deadline is an instant; what is left falls, and goes below zero."""
-    before = time.monotonic()
-    deadline = Deadline.after_ms(250)
-    assert before + 0.250 <= deadline.instant <= time.monotonic() + 0.250
-    left = deadline.left_s()
-    assert left <= 0.250 and deadline.left_s() <= left
-    assert Deadline(before - 1).left_s() < -1 + 1e-9
-
-
-def test_running_teaches_the_costs(make_golden: ModuleType) -> None:
-    """Every stage that ran is known afterwards for the picture's padded size."""
-    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
-        codec.model.costs = Costs()
-        codec.decode((make_golden.HERE / "valid" / "rgb.cut").read_bytes())
-        for stage in ("entropy", "reconstruct", "g_s", "finish"):
-            assert codec.model.costs.knows(stage, 128 * 192)
-            assert codec.model.costs.estimate_s(stage, 128 * 192) > 0
-
-
-def test_warming_measures_every_stage(make_golden: ModuleType) -> None:
-    """After `warm` all graphs are open, and every stage of a decoder has a cost."""
-    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
-        codec.model.costs = Costs()
-        codec.warm(100, 60)
-        for stage in ("entropy", "step", "reconstruct", "g_s", "post_low", "preview", "finish"):
-            assert codec.model.costs.knows(stage, 128 * 64), stage
-
-
-def test_generous_deadline_changes_no_pixel(codec: Codec, stream: bytes) -> None:
-    """With a minute to spare a deadline is as none."""
-    picture, free = codec.decode(stream, Deadline.after_ms(60_000)), codec.decode(stream)
-    assert same(picture.image, free.image) and picture.complete and not picture.missed
-    assert picture.margin_ms is not None and 0 < picture.margin_ms < 60_000

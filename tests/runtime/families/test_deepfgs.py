@@ -213,13 +213,22 @@ def test_bytes_in_any_portions_give_the_same(make_model: MakeModel, image: NDArr
     assert (picture.image == expected.image).all()
 
 
+def networks_of(model: Model) -> Networks:
+    """Return the double that runs the graphs of *model*."""
+    family = model.family
+    assert isinstance(family, DeepFgs)
+    networks = family.run
+    assert isinstance(networks, Networks)
+    return networks
+
+
 @pytest.mark.parametrize("part", ["frr", "ffm", "mutual"])
 def test_each_part_can_be_left_out(make_model: MakeModel, image: NDArray[np.uint8], part: str) -> None:
     """Without one of its parts the family codes as well, and the part's graph gets nothing of it."""
     model = make_model(**{part: False})
     stream = encode(model, image).stream
     assert decoded(model, stream)[0].complete
-    networks = model.family.run  # type: ignore[attr-defined]
+    networks = networks_of(model)
     if part == "mutual":
         assert networks.given("mutual").shape[1] == FEATURES
         assert model.family.input_limits("mutual")["side"].tolist() == [2047]
@@ -231,7 +240,7 @@ def test_each_part_can_be_left_out(make_model: MakeModel, image: NDArray[np.uint
 def test_the_mutual_model_gets_the_same_integers_on_both_sides(make_model: MakeModel, image: NDArray[np.uint8]) -> None:
     """Features and decoded l_b in units of 1/8, clipped: encoder and decoder hand over the same, within its limits."""
     model = make_model()
-    networks = model.family.run  # type: ignore[attr-defined]
+    networks = networks_of(model)
     stream = encode(model, image).stream
     side = networks.given("mutual")
     _, latents = decoded(model, stream)
@@ -246,7 +255,7 @@ def test_the_mutual_model_gets_the_same_integers_on_both_sides(make_model: MakeM
 def test_gates_are_given_the_means_of_all_of_a_latent(make_model: MakeModel, image: NDArray[np.uint8]) -> None:
     """Redundancy removal gets those of decoded l_b; fusion those of l_s, zero where nothing arrived, cut or whole."""
     model = make_model()
-    networks = model.family.run  # type: ignore[attr-defined]
+    networks = networks_of(model)
     encoding = encode(model, image)
     _, l_b, means = networks.all_given("frr")
     assert means.shape == (1, CHANNELS, 1, 1) and means.dtype == np.float32
@@ -268,7 +277,7 @@ def test_large_values_of_the_base_are_clipped(make_model: MakeModel, image: NDAr
     latents = analysed(model, image)
     latents.base._mu = latents.base._mu.astype(np.int32) + 32767
     latents.start_scalable(None)
-    assert model.family.run.given("mutual")[:, FEATURES:].max() == 1023  # type: ignore[attr-defined]
+    assert networks_of(model).given("mutual")[:, FEATURES:].max() == 1023
 
 
 def test_steps_say_what_they_are_worth_and_what_follows(make_model: MakeModel, image: NDArray[np.uint8]) -> None:
