@@ -95,9 +95,16 @@ def levels(x: NDArray[Any]) -> NDArray[np.uint8]:
     return result
 
 
-def enlarged(x: Tensor, factor: int, height: int, width: int) -> Tensor:
-    """Return *x*, float32 (1, C, h, w), enlarged *factor* times (bilinear) and cut to *height* x *width*."""
-    wide = _interpolated(x.swapaxes(2, 3), factor)[:, :, :width]  # (1, C, W, h): first along what is short
+def enlarged(x: Tensor | NDArray[np.uint8], factor: int, height: int, width: int) -> Tensor | NDArray[np.uint8]:
+    """Return *x* enlarged *factor* times (bilinear) and cut to *height* x *width*.
+
+    Args:
+        x: (1, C, h, w); float32 about 0..1, or the `levels` of that.
+    """
+    if factor == 1:
+        return x[:, :, :height, :width]
+    values = x.astype(np.float32) * np.float32(1 / 255) if x.dtype == np.uint8 else x.astype(np.float32, copy=False)
+    wide = _interpolated(values.swapaxes(2, 3), factor)[:, :, :width]  # (1, C, W, h): first along what is short
     return _interpolated(wide.swapaxes(2, 3), factor)[:, :, :height]
 
 

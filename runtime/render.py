@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engines.costs import HALF, MOST, RARE, USUAL
 from runtime.deadline import Deadline
-from runtime.errors import CutoffError, OutOfTime
+from runtime.errors import BundleError, CutoffError, OutOfTime
 from runtime.families.base import Latents, Pass, Reconstruction, Tensor
 from runtime.model import Model
 from runtime.picture import Image, enlarged, image_from_tensor
@@ -30,7 +30,6 @@ from runtime.reserves import HAND_OVER, PREVIEW, SAFETY_S, cost_s, insurance_s, 
 from runtime.stopwatch import Stopwatch
 from runtime.stream import Header
 
-_PREVIEW_FACTOR = 4
 _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
 _TRIALS = 4  # runs after which a batch must have proved that it pays
@@ -445,12 +444,15 @@ def _run_passes(
 
 
 def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
-    network = known.preview
+    (role,) = PREVIEW
+    inputs = model.bundle.graphs[role].inputs
+    if missing := set(inputs) - known.tensors.keys():
+        raise BundleError(f"graph {role!r} takes {', '.join(sorted(missing))}, which its family does not have")
     one.watch.check()
-    with one.watch.measured(together((network.role, "finish"))):
-        with one.watch.timed(network.role):
-            (small,) = model.run(network.role, *(known.tensors[name] for name in network.inputs))
-            x = enlarged(small, _PREVIEW_FACTOR, one.header.height, one.header.width)
+    with one.watch.measured(together((role, "finish"))):
+        with one.watch.timed(role):
+            x = model.picture(role, *(known.tensors[name] for name in inputs))
+            x = enlarged(x, one.size[0] // x.shape[2], one.header.height, one.header.width)
         return _image(one, x)
 
 

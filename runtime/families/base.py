@@ -40,14 +40,12 @@ class Reconstruction:
     """What is known of the latents, as tensors by name, and how a picture comes of them.
 
     Attributes:
-        tensors: float32 (1, C, h, w) each.
+        tensors: float32 (1, C, h, w) each; among them all that the bundle's preview network takes.
         passes: in order; the last one's output is the picture, float32 (1, 3, H, W), about 0..1.
-        preview: the pass that makes a quarter-size picture instead.
     """
 
     tensors: Mapping[str, Tensor]
     passes: tuple[Pass, ...]
-    preview: Pass
 
 
 class Latents(Protocol):

@@ -305,12 +305,11 @@ class DeepFgsLatents:
         self.base.estimate(base, l_b)
         if self.scalable.field is not None:
             self.scalable.estimate(math.ceil(self.scalable.channels_known()), l_s)
-        preview = Pass("preview", ("latents",), "x_hat")
         if not family.ffm:
-            return Reconstruction({"latents": latents}, (Pass("g_s", ("latents",), "x_hat"),), preview)
+            return Reconstruction({"latents": latents}, (Pass("g_s", ("latents",), "x_hat"),))
         passes = Pass("ffm", ("l_b", "l_s", "l_s_means"), "fused"), Pass("g_s", ("fused",), "x_hat")
         tensors = {"l_b": l_b, "l_s": l_s, "l_s_means": _means(l_s), "latents": latents}
-        return Reconstruction(tensors, passes, preview)
+        return Reconstruction(tensors, passes)
 
 
 def _means(latent: Tensor) -> Tensor:

@@ -179,5 +179,4 @@ class PlaneLatents:
             "deviation": values(tables.deviation, nodes).reshape(shape),
         }
         further, passes = self._family.refinement(self)
-        preview = Pass("preview", ("y_hat", "deviation"), "x_hat")
-        return Reconstruction({**tensors, **further}, passes, preview)
+        return Reconstruction({**tensors, **further}, passes)

@@ -178,7 +178,7 @@ class ProgDtdLatents:
             known[start:end] = values(self._family.tables.mean, group.nodes)
             start = end
         passes = (Pass("g_s", ("y_hat",), "x_hat"),)
-        return Reconstruction({"y_hat": y_hat}, passes, Pass("preview", ("y_hat",), "x_hat"))
+        return Reconstruction({"y_hat": y_hat}, passes)
 
 
 def _ends(settings: Mapping[str, Any], name: str, channels: int) -> list[int]:

@@ -6,6 +6,7 @@ The tiny bundle of the golden files is fast and never changes; the shipped one s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from runtime import Codec
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT
-from runtime.errors import Incomplete, LimitExceeded
+from runtime.errors import BundleError, Incomplete, LimitExceeded
 from runtime.stream import FRAME_BYTES, HEADER_BYTES, prefix_bytes
 
 Image = NDArray[np.uint8]
@@ -220,6 +221,16 @@ def test_preview_has_full_size_and_changes_nothing(codec: Codec, crop: Image, cr
     preview = decoder.preview()
     assert preview is not None and preview.shape == crop.shape and preview.dtype == np.uint8
     assert nodes_of(decoder) == before
+
+
+def test_a_preview_network_that_takes_what_there_is_not_is_an_error(crop: Image, crop_stream: bytes) -> None:
+    """What the graph takes is named in the manifest; a name that the family does not have is the bundle's fault."""
+    with Codec.open("dpict-edge", threads=1) as codec:
+        bundle = codec.model.bundle
+        strange = replace(bundle.graphs["preview"], inputs=("fused",))
+        codec.model.bundle = replace(bundle, graphs={**bundle.graphs, "preview": strange})
+        with pytest.raises(BundleError, match="'preview' takes fused, which its family does not have"):
+            fed(codec, crop_stream).preview()
 
 
 @pytest.mark.parametrize("size", [600, 2000, 8000])

@@ -128,6 +128,13 @@ def test_enlarging_keeps_flat_pictures_and_ramps() -> None:
     assert np.allclose(np.diff(ramp[2:-2]), 0.25) and ramp[0] == 0 and ramp[-1] == 7
 
 
+def test_enlarging_levels_is_enlarging_what_they_stand_for() -> None:
+    """Grey levels of a small picture count as 0..1; of a picture of full size they stay what they are."""
+    small = np.random.default_rng(1).integers(0, 256, (1, 3, 3, 4), np.uint8)
+    assert np.allclose(enlarged(small, 4, 11, 15), enlarged(small.astype(np.float32) / 255, 4, 11, 15), atol=1e-6)
+    assert np.array_equal(enlarged(small, 1, 2, 3), small[:, :, :2, :3])
+
+
 def test_enlarging_agrees_with_a_plain_formula() -> None:
     """Each pixel is the weighted mean of the four nearest centres, edges repeated."""
     small = np.random.default_rng(0).random((1, 2, 3, 4)).astype(np.float32)

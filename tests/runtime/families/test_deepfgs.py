@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,8 @@ def make_model(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> M
         model.coder = open_coder(model.tables, coder, kernels)
         networks = Networks(tiny_codec)
         model.run = networks  # type: ignore[method-assign, assignment]
+        quick = replace(model.bundle.graphs["preview"], inputs=("latents",))
+        model.bundle = replace(model.bundle, graphs={**model.bundle.graphs, "preview": quick})
         model.family = DeepFgs({**SETTINGS, **changes}, model.tables, networks, model.coder.plane)
         return model
 
