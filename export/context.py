@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.networks.entropy import LOG_STEP, SIGMA_LEVELS, SIGMA_MIN
-from export.tables import gaussian_symbols, integer_frequencies
+from export.tables import integer_frequencies, level_symbols
 from runtime.entropy.context import FEATURE_BITS, GRID_BITS, LOG_ODDS_UNIT, Context
 from runtime.entropy.tables import Tables
 
@@ -18,23 +18,15 @@ GRID_STEPS = 72  # log-odds up to 9: a trit of 1/8,000
 _UNIT = 1 << FEATURE_BITS
 # Position and energy up to 8 standard deviations and 7 variances; certainty up to 1; levels up to 63, in 1/16, too.
 FEATURE_LIMITS = (127, 112, _UNIT, SIGMA_LEVELS - 1)
-# What h_s says of an element's scale is off by about so much, as a logarithm: y given its level is not a Gaussian, but
-# a mixture of Gaussians of many scales. Its odds are what a network's changes start from. Fitted to photographs that
-# are not trained on: NOTEBOOK.md, section 14.
-SCALE_SPREAD = 0.25
-SCALE_BIAS = -0.06
-_MIXED = 9  # scales
 
 
 def with_context(tables: Tables) -> Tables:
-    """Return *tables*, the first SIGMA_LEVELS of whose models are Gaussians, with context tables."""
+    """Return *tables*, the first SIGMA_LEVELS of whose models are sigma levels, with context tables."""
     features = np.zeros((len(tables.mean), FEATURES))
     for level in range(SIGMA_LEVELS):
         _fill_features(features, tables, level)
     limits = np.array(FEATURE_LIMITS)
     logarithms = np.log(tables.frequencies.astype(np.float64))
-    for level in range(SIGMA_LEVELS):
-        _fill_logarithms(logarithms, tables, level)
     log_odds = np.rint(LOG_ODDS_UNIT * (logarithms[:, [0, 2]] - logarithms[:, [1]]))
     context = Context(
         features=np.rint(np.clip(_UNIT * features, -limits, limits)).astype(np.int8, order="C"),
@@ -45,9 +37,9 @@ def with_context(tables: Tables) -> Tables:
 
 
 def _fill_features(features: NDArray[np.float64], tables: Tables, level: int) -> None:
-    """Write the rows of all nodes of a sigma level: moments of the Gaussian inside the node's interval."""
+    """Write the rows of all nodes of a sigma level: moments of the level's distribution inside the node's interval."""
     sigma, depth = SIGMA_MIN * math.exp(LOG_STEP * level), int(tables.trits[level])
-    symbols = gaussian_symbols(sigma, depth)
+    symbols = level_symbols(sigma)
     nodes = tables.root[[level]]
     for joined in range(depth + 1):
         mass, first, second = (
@@ -58,20 +50,6 @@ def _fill_features(features: NDArray[np.float64], tables: Tables, level: int) ->
         features[nodes] = np.stack([position, square - 1, certainty, np.full_like(mass, level / _UNIT)], axis=1)
         if joined < depth:
             nodes = (tables.first_child[nodes, None] + np.arange(3)).reshape(-1)
-
-
-def _fill_logarithms(logarithms: NDArray[np.float64], tables: Tables, level: int) -> None:
-    """Write the logarithms of frequencies of all nodes of a sigma level: those of the mixture around it."""
-    sigma, depth = SIGMA_MIN * math.exp(LOG_STEP * level), int(tables.trits[level])
-    places, weights = np.polynomial.hermite_e.hermegauss(_MIXED)
-    scales = sigma * np.exp(SCALE_BIAS + SCALE_SPREAD * places)
-    mass = weights @ np.stack([gaussian_symbols(scale, depth).mass for scale in scales])
-    nodes = tables.root[[level]]
-    for joined in range(depth):
-        parts = mass.reshape(3 ** (joined + 1), -1).sum(axis=1).reshape(-1, 3)
-        share = integer_frequencies(parts / parts.sum(axis=1, keepdims=True))
-        logarithms[nodes] = np.log(share.astype(np.float64))
-        nodes = (tables.first_child[nodes, None] + np.arange(3)).reshape(-1)
 
 
 def _grid() -> NDArray[np.uint32]:

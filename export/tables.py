@@ -21,6 +21,11 @@ COVERAGE = 6.1  # a level's symbols reach at least this many standard deviations
 MOST_TRITS = 6  # symbols up to 364: means fit int16 in units of 1/64
 NEVER_SENT = 1e-4  # a level whose symbol differs from 0 with a smaller probability is not coded
 Z_TAIL = 1e-6  # probability that a z symbol may have beyond its channel's range
+# What h_s says of an element's scale is off by about so much, as a logarithm: y given its level is not a Gaussian, but
+# a mixture of Gaussians of many scales. Fitted to photographs that are not trained on: NOTEBOOK.md, section 14.
+SCALE_SPREAD = 0.25
+SCALE_BIAS = -0.06
+_MIXED = 9  # scales
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,16 @@ class Symbols:
 
 
 def make_tables(*priors: FactorizedPrior, thresholds: NDArray[np.int32] | None = None) -> Tables:
-    """Return the tables of SIGMA_LEVELS Gaussians, followed by those of every prior's channels.
+    """Return the tables of SIGMA_LEVELS scales of y, followed by those of every prior's channels.
 
     Args:
         thresholds: between sigma codes of neighbouring levels; those of codes in CODE_UNIT per level if None.
     """
-    models = [(trits_for_sigma(s), s) for s in level_sigmas()]
-    gaussians = [gaussian_symbols(s, trits) for trits, s in models]
+    scales = [level_symbols(s) for s in level_sigmas()]
     channels = [symbols for prior in priors for symbols in _prior_symbols(prior)]
     if thresholds is None:
         thresholds = (CODE_UNIT * np.arange(1, SIGMA_LEVELS) - CODE_UNIT // 2).astype(np.int32)
-    return _assemble([*gaussians, *channels], thresholds)
+    return _assemble([*scales, *channels], thresholds)
 
 
 def level_sigmas() -> list[float]:
@@ -58,6 +62,26 @@ def trits_for_sigma(sigma: float) -> int:
         return 0
     needed = COVERAGE * sigma - 0.5
     return min(MOST_TRITS, max(1, math.ceil(math.log(2 * needed + 1, 3) - 1e-9))) if needed > 0 else 1
+
+
+def level_symbols(sigma: float) -> Symbols:
+    """Return the symbols of a sigma level: a mixture of Gaussians whose scales lie around *sigma*."""
+    places, weights = np.polynomial.hermite_e.hermegauss(_MIXED)
+    parts = [
+        gaussian_symbols(sigma * math.exp(SCALE_BIAS + SCALE_SPREAD * place), trits_for_sigma(sigma))
+        for place in places
+    ]
+
+    def mixed(moments: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        result: NDArray[np.float64] = weights / weights.sum() @ np.stack(moments)
+        return result
+
+    return Symbols(
+        mixed([part.mass for part in parts]),
+        mixed([part.first for part in parts]),
+        mixed([part.second for part in parts]),
+        parts[0].leaf_mean,
+    )
 
 
 def gaussian_symbols(sigma: float, trits: int) -> Symbols:

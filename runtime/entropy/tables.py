@@ -1,6 +1,6 @@
 """The integer tables that every probability, order and conditional mean comes from.
 
-A *model* is a distribution of one integer symbol: model m < `y_levels` is the Gaussian of sigma level m, the models
+A *model* is a distribution of one integer symbol: model m < `y_levels` is that of sigma level m, the models
 after those are z's channels. A symbol of model m is sent as `trits[m]` balanced ternary digits, most significant first.
 A *node* stands for (model, digits so far); inner nodes have three children with consecutive numbers, the nodes of
 complete symbols are leaves. Inner nodes come first, so their numbers are also the rows of the coder's tables.

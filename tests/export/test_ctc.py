@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
 
 from export.bundle_writer import write_bundle
-from export.context import SCALE_BIAS, SCALE_SPREAD, with_context
+from export.context import with_context
 from export.families import EXPORTERS
 from export.networks.entropy import FactorizedPrior
-from export.tables import make_tables
+from export.tables import SCALE_BIAS, SCALE_SPREAD, make_tables
 from export.training.config import StageSettings, TrainingSettings
 from export.training.ctc import ContextTables, Ctc
 from export.training.families import make_family

@@ -265,7 +265,7 @@ def export_tables() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def gaussian_tables(export_tables: ModuleType) -> Tables:
+def level_tables(export_tables: ModuleType) -> Tables:
     """Tables of all sigma levels, with a factorized prior of three channels that was never trained."""
     import torch
 
@@ -282,21 +282,33 @@ def sigma_of(level: int) -> float:
     return float(SIGMA_MIN * math.exp(LOG_STEP * level))
 
 
+def scales_of(sigma: float) -> list[tuple[float, float]]:
+    """Return the standard deviations of the Gaussians that a level is a mixture of, and their shares."""
+    places, weights = np.polynomial.hermite_e.hermegauss(9)
+    return list(zip(sigma * np.exp(-0.06 + 0.25 * places), weights / weights.sum(), strict=True))
+
+
 class Conditional:
-    """A Gaussian of mean 0 given that it rounds, clamped to a model's range, to one of *symbols*: by quadrature."""
+    """What a level stands for, given that it rounds, clamped to a model's range, to one of *symbols*: by quadrature.
+
+    A level is a mixture of nine Gaussians of mean 0, whose scales lie around *sigma*.
+    """
 
     def __init__(self, sigma: float, symbols: range, largest: int) -> None:
         low = -math.inf if symbols[0] == -largest else symbols[0] - 0.5
         high = math.inf if symbols[-1] == largest else symbols[-1] + 0.5
-        # Beyond 12 sigma there is nothing that would count.
-        low, high = max(low, -12 * sigma), max(min(high, 12 * sigma), -12 * sigma)
+        # Beyond 30 sigma there is nothing that would count.
+        low, high = max(low, -30 * sigma), max(min(high, 30 * sigma), -30 * sigma)
         self.mass = 0.0
         if low < high:
             nodes, weights = np.polynomial.legendre.leggauss(40)
-            edges = np.linspace(low, high, 41)
+            edges = np.linspace(low, high, 161)
             half = np.diff(edges)[:, None] / 2
             x = edges[:-1, None] + half * (nodes + 1)
-            density = half * weights * np.exp(-0.5 * (x / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+            density = np.zeros_like(x)
+            for scale, share in scales_of(sigma):
+                density += share * np.exp(-0.5 * (x / scale) ** 2) / (scale * math.sqrt(2 * math.pi))
+            density *= half * weights
             self.mass = float(density.sum())
         if self.mass > 0:
             self.mean = float((density * x).sum()) / self.mass
@@ -316,31 +328,29 @@ def nodes_of(tables: Tables, model: int) -> list[tuple[int, range]]:
 
 
 @pytest.mark.parametrize("level", [12, 20, 33, 47])
-def test_rows_of_a_gaussian_agree_with_numeric_integration(gaussian_tables: Tables, level: int) -> None:
+def test_rows_of_a_level_agree_with_numeric_integration(level_tables: Tables, level: int) -> None:
     """Means, deviations and frequencies of every likely node are the integrals, to their units."""
-    sigma, largest = sigma_of(level), int(gaussian_tables.largest[level])
+    sigma, largest = sigma_of(level), int(level_tables.largest[level])
     checked = 0
-    for node, symbols in nodes_of(gaussian_tables, level):
+    for node, symbols in nodes_of(level_tables, level):
         whole = Conditional(sigma, symbols, largest)
         if whole.mass < 1e-7:
             continue
-        assert gaussian_tables.mean[node] == pytest.approx(MEAN_UNIT * whole.mean, abs=0.501)
-        assert gaussian_tables.deviation[node] == pytest.approx(MEAN_UNIT * math.sqrt(whole.variance), abs=0.501)
+        assert level_tables.mean[node] == pytest.approx(MEAN_UNIT * whole.mean, abs=0.501)
+        assert level_tables.deviation[node] == pytest.approx(MEAN_UNIT * math.sqrt(whole.variance), abs=0.501)
         third = len(symbols) // 3
         for trit in range(3):
             part = Conditional(sigma, symbols[trit * third : (trit + 1) * third], largest)
-            assert gaussian_tables.frequencies[node, trit] == pytest.approx(
-                2**TOTAL_BITS * part.mass / whole.mass, abs=4
-            )
+            assert level_tables.frequencies[node, trit] == pytest.approx(2**TOTAL_BITS * part.mass / whole.mass, abs=4)
         checked += 1
     assert checked >= 1
 
 
 @pytest.mark.parametrize("level", [20, 33])
-def test_priority_is_the_fall_of_error_per_bit(gaussian_tables: Tables, level: int) -> None:
+def test_priority_is_the_fall_of_error_per_bit(level_tables: Tables, level: int) -> None:
     """The priority is log2 of -dD/dR in 1/64 octaves; a complete symbol stands for itself."""
-    sigma, largest = sigma_of(level), int(gaussian_tables.largest[level])
-    for node, symbols in nodes_of(gaussian_tables, level):
+    sigma, largest = sigma_of(level), int(level_tables.largest[level])
+    for node, symbols in nodes_of(level_tables, level):
         whole = Conditional(sigma, symbols, largest)
         if whole.mass < 1e-6:
             continue
@@ -355,39 +365,39 @@ def test_priority_is_the_fall_of_error_per_bit(gaussian_tables: Tables, level: i
                 bits -= share * math.log2(share)
         fall = whole.variance - left
         if fall < 1e-9:  # far out the symbol itself is a worse guess than the mean
-            assert gaussian_tables.priority[node] < -1000
+            assert level_tables.priority[node] < -1000
         else:
-            assert gaussian_tables.priority[node] == pytest.approx(64 * math.log2(fall / bits), abs=0.6)
+            assert level_tables.priority[node] == pytest.approx(64 * math.log2(fall / bits), abs=0.6)
 
 
-def test_levels_cover_their_gaussians(gaussian_tables: Tables, export_tables: ModuleType) -> None:
+def test_levels_cover_their_scales(level_tables: Tables, export_tables: ModuleType) -> None:
     """A level reaches six sigma and more, as long as six trits can; one that is never sent is all but surely 0."""
-    for level in range(gaussian_tables.y_levels):
-        sigma, largest = sigma_of(level), int(gaussian_tables.largest[level])
+    for level in range(level_tables.y_levels):
+        sigma, largest = sigma_of(level), int(level_tables.largest[level])
         if largest == 0:
             assert math.erfc(0.5 / sigma / math.sqrt(2)) < export_tables.NEVER_SENT
         else:
             assert largest == 364 or largest + 0.5 >= export_tables.COVERAGE * sigma
 
 
-def test_frequencies_cost_next_to_nothing(gaussian_tables: Tables) -> None:
+def test_frequencies_cost_next_to_nothing(level_tables: Tables) -> None:
     """Coding with the tables takes at most 0.03 % (or 1e-5 bit) more than the probabilities themselves would."""
     from scipy import stats
 
-    for level in range(gaussian_tables.y_levels):
-        largest = int(gaussian_tables.largest[level])
+    for level in range(level_tables.y_levels):
+        largest = int(level_tables.largest[level])
         edges = np.arange(-largest, largest + 2) - 0.5
         edges[0], edges[-1] = -np.inf, np.inf
-        mass = np.diff(stats.norm(scale=sigma_of(level)).cdf(edges))
+        mass = sum(share * np.diff(stats.norm(scale=scale).cdf(edges)) for scale, share in scales_of(sigma_of(level)))
         ideal = -sum(float(p) * math.log2(p) for p in mass if p > 0)
         spent = 0.0
-        for node, symbols in nodes_of(gaussian_tables, level) if largest else []:
+        for node, symbols in nodes_of(level_tables, level) if largest else []:
             thirds = mass[symbols[0] + largest : symbols[-1] + largest + 1].reshape(3, -1).sum(axis=1)
-            spent -= float(thirds @ np.log2(gaussian_tables.frequencies[node] / 2.0**TOTAL_BITS))
+            spent -= float(thirds @ np.log2(level_tables.frequencies[node] / 2.0**TOTAL_BITS))
         assert spent <= ideal * 1.0003 + 1e-5 or largest == 0
 
 
-def test_prior_rows_are_its_probabilities(gaussian_tables: Tables, export_tables: ModuleType) -> None:
+def test_prior_rows_are_its_probabilities(level_tables: Tables, export_tables: ModuleType) -> None:
     """z's tables hold the factorized prior's own probabilities, down to rounding."""
     import torch
 
@@ -396,16 +406,16 @@ def test_prior_rows_are_its_probabilities(gaussian_tables: Tables, export_tables
     torch.manual_seed(0)
     prior = FactorizedPrior(3)
     for channel in range(3):
-        model = gaussian_tables.y_levels + channel
-        largest = int(gaussian_tables.largest[model])
+        model = level_tables.y_levels + channel
+        largest = int(level_tables.largest[model])
         edges = torch.arange(-largest, largest + 2, dtype=torch.float32) - 0.5
         with torch.no_grad():
             logits = prior.cumulative_logits(edges.expand(3, 1, -1))[channel, 0].double()
         cumulative = torch.sigmoid(logits)
         cumulative[0], cumulative[-1] = 0.0, 1.0
         mass = np.diff(cumulative.numpy())
-        for node, symbols in nodes_of(gaussian_tables, model):
+        for node, symbols in nodes_of(level_tables, model):
             thirds = mass[symbols[0] + largest : symbols[-1] + largest + 1].reshape(3, -1).sum(axis=1)
             if thirds.sum() > 1e-3:
                 expected = 2**TOTAL_BITS * thirds / thirds.sum()
-                assert np.abs(gaussian_tables.frequencies[node] - expected).max() < 2**TOTAL_BITS * 1e-4
+                assert np.abs(level_tables.frequencies[node] - expected).max() < 2**TOTAL_BITS * 1e-4
