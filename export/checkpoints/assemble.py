@@ -48,9 +48,9 @@ class ImportedBackbone:
         """Return nothing that refines."""
         return nn.Identity()
 
-    def preview(self, *, deviation_input: bool = True) -> nn.Module:
+    def preview(self) -> nn.Module:
         """Return a preview that is still to be fitted."""
-        return LinearPreview(self.y_channels, deviation_input=deviation_input)
+        return LinearPreview(self.y_channels)
 
 
 def family_networks(imported: Imported, inputs: list[Tensor]) -> nn.Module:
@@ -73,7 +73,7 @@ def _dpict(imported: Imported, inputs: list[Tensor]) -> nn.Module:
             latents = networks.analyse(x)
             for missing in _MISSING_PLANES:
                 known = tables.cut(latents.y, latents.mu, latents.level, missing)
-                yield (known.y_hat, known.deviation), x
+                yield known.y_hat, x
 
     fit_preview(networks.preview, cases())
     return networks.eval()
@@ -87,7 +87,7 @@ def _progdtd(imported: Imported, inputs: list[Tensor]) -> nn.Module:
         for x in inputs:
             y_hat = networks.analyse(x).y.round()
             for share in _KEPT_SHARES:
-                yield (keep_channels(y_hat, round(share * y_hat.shape[1])),), x
+                yield keep_channels(y_hat, round(share * y_hat.shape[1])), x
 
     fit_preview(networks.preview, cases())
     return networks.eval()

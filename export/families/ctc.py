@@ -75,7 +75,7 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
         FreeGraph("g_a", networks.g_a, {"x": x}, "y", Z_STRIDE),
         FreeGraph("h_a", networks.h_a, {"y": y}, "z", 4),
         FreeGraph("g_s", networks.g_s_cuts, known, "x_hat", 4),
-        FreeGraph("preview", networks.preview, known, "x_hat", 4),
+        FreeGraph("preview", networks.preview, {"y_hat": y}, "x_hat", 4),
     ):
         add_free_graph(content, graph)
     if options.refined <= MOST_TRITS:

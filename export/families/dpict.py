@@ -84,7 +84,7 @@ def _free_graphs(networks: Dpict, y_channels: int, synthesis: str) -> list[FreeG
     graphs = [
         FreeGraph("g_a", networks.g_a, {"x": x}, "y", _STRIDE),
         FreeGraph("h_a", networks.h_a, {"y": y}, "z", 4),
-        FreeGraph("preview", networks.preview, latents, "x_hat", 4),
+        FreeGraph("preview", networks.preview, {"y_hat": y}, "x_hat", 4),
     ]
     if synthesis == "cuts":
         graphs.append(FreeGraph("g_s", networks.g_s_cuts, latents, "x_hat", 4))

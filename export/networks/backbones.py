@@ -23,7 +23,7 @@ class HyperpriorBackbone(Protocol):
     def h_a(self) -> nn.Module: ...
     def h_s(self, *, mean: bool = True) -> nn.Module: ...
     def post(self) -> nn.Module: ...
-    def preview(self, *, deviation_input: bool = True) -> nn.Module: ...
+    def preview(self) -> nn.Module: ...
 
 
 class Backbone(HyperpriorBackbone, Protocol):
@@ -68,8 +68,8 @@ class EdgeBackbone:
     def post(self) -> nn.Module:
         return edge.Post(self._shape)
 
-    def preview(self, *, deviation_input: bool = True) -> nn.Module:
-        return edge.Preview(self._shape, deviation_input=deviation_input)
+    def preview(self) -> nn.Module:
+        return edge.Preview(self._shape, self._parts)
 
     def crr(self, *, features: int) -> nn.Module:
         return edge.ContextRate(self._shape, features)
@@ -106,8 +106,8 @@ class PaperBackbone:
     def post(self) -> nn.Module:
         return paper.Post(self._shape)
 
-    def preview(self, *, deviation_input: bool = True) -> nn.Module:
-        return paper.Preview(self._shape, deviation_input=deviation_input)
+    def preview(self) -> nn.Module:
+        return paper.Preview(self._shape)
 
     def crr(self, *, features: int) -> nn.Module:
         return paper.ContextRate(self._shape, features)
@@ -144,8 +144,8 @@ class BalleBackbone:
     def post(self) -> nn.Module:
         return paper.Post(balle.paper_shape(self._shape))
 
-    def preview(self, *, deviation_input: bool = True) -> nn.Module:
-        return edge.Preview(balle.edge_shape(self._shape), deviation_input=deviation_input)
+    def preview(self) -> nn.Module:
+        return edge.Preview(balle.edge_shape(self._shape))
 
     def crr(self, *, features: int) -> nn.Module:
         return edge.ContextRate(balle.edge_shape(self._shape), features)

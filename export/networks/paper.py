@@ -256,10 +256,10 @@ class HyperSynthesis(edge.HyperSynthesis):
 
 
 class Preview(edge.Preview):
-    """preview: y_hat and deviation (B, n, h, w) -> picture (B, 3, 4 h, 4 w): a quarter of width and height."""
+    """preview: y_hat (B, n, h, w) -> picture (B, 3, 16 h, 16 w); layers of `edge.Preview`."""
 
-    def __init__(self, shape: PaperShape, *, deviation_input: bool = True) -> None:
-        super().__init__(_edge_shape(shape), deviation_input=deviation_input)
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__(_edge_shape(shape))
 
 
 class ContextRate(edge.ContextRate):

@@ -22,10 +22,11 @@ from export.context import FEATURES, with_context
 from export.networks.backbones import Backbone
 from export.tables import make_tables
 from export.training.config import TrainingSettings
-from export.training.dpict import MOST_MISSING, PlaneNetworks, autocast
+from export.training.dpict import MOST_MISSING, PlaneNetworks, drawn_missing
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import KnownTrits, PartialLatents, TorchTables
 from export.training.pictures import cropped
+from export.training.precision import autocast
 from export.training.validation import TruncationValidation
 from runtime.entropy.context import CHANGE_LIMIT, CHANGE_UNIT, FEATURE_BITS, GRID_BITS, LOG_ODDS_UNIT
 from runtime.entropy.tables import MOST_TRITS, TOTAL_BITS, Tables
@@ -204,7 +205,7 @@ class RefinedCuts:
         half = x.shape[0] // 2
         losses = []
         for part in (slice(0, half), slice(half, None)):
-            missing = max(0.0, self._random.uniform(-0.5, MOST_MISSING))  # as in dpict
+            missing = drawn_missing(self._random)
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 with torch.no_grad():

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from export.networks.backbones import Backbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.networks.separation import Fusion, Mutual, RedundancyRemoval, ScalableHyperSynthesis, pooled
 from export.tables import make_tables
 from export.training.config import TrainingSettings
-from export.training.dpict import autocast
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import TorchTables
 from export.training.pictures import cropped
+from export.training.precision import autocast
+from export.training.preview import PreviewAlone
 from export.training.progdtd import keep_channels
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
@@ -107,7 +107,7 @@ class DeepFgs(nn.Module):
         self.mutual = Mutual(width, base if options.mutual else 0, scalable)
         self.prior_scalable = FactorizedPrior(above.z_channels)
         self.g_s = both.g_s(deviation_input=False)
-        self.preview = both.preview(deviation_input=False)
+        self.preview = both.preview()
         self.frr = RedundancyRemoval(base, scalable) if options.frr else None
         self.ffm = Fusion(base, scalable) if options.ffm else None
 
@@ -158,19 +158,14 @@ class Rearrangement:
 
     def loss(self, networks: DeepFgs, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of one draw, and its parts."""
-        kept = drawn_channels(len(x), networks.scalable_channels, x.device)
-        partial = round(self._options.partial_base * len(x))
-        kept[:partial] = 0
         with autocast(x):
             latents = networks.analyse(x)
         base, scalable = latents.base, latents.scalable
-        mask = (torch.arange(networks.scalable_channels, device=x.device) < kept[:, None]).float()[:, :, None, None]
-        l_b, l_s = base.decoded, scalable.decoded * mask
-        if partial:
-            l_b = torch.cat([self._partly_known(base, partial), l_b[partial:]])
+        kept, partial = self._draw(networks, x)
+        l_b, l_s, mask = self._known(latents, kept, partial)
         with autocast(x):
             x_hat = networks.synthesis(l_b, l_s)
-            small = networks.preview(torch.cat([l_b, l_s], dim=1).detach())
+            quick = networks.preview(torch.cat([l_b, l_s], dim=1).detach())
         base_bits, z_bits = base.noisy_bits(networks.prior)
         scalable_bits, z_scalable_bits = scalable.noisy_bits(networks.prior_scalable)
         parts = {
@@ -188,13 +183,36 @@ class Rearrangement:
         # A decibel of a hopeless picture counts as much as one of the base alone; its whole error would drown the rest.
         weight[:partial] = (base_mse / mse[:partial]).detach()
         weighted_mse = (weight * mse).mean()
-        preview_log_mse = _squared_error(small.float(), F.avg_pool2d(x, 4)).log().mean()
+        preview_log_mse = _squared_error(quick.float(), x).log().mean()
         settings = self._settings
         distortion = settings.distortion_weight * (base_mse + weighted_mse)
         loss = (rate + settings.z_rate_weight * z_rate + distortion) / 2
         figures |= {"base_mse": base_mse, "weighted_mse": weighted_mse, "preview_log_mse": preview_log_mse}
         # Nothing but the preview network learns from its part.
         return loss + _PREVIEW_WEIGHT * preview_log_mse, figures
+
+    def seen(self, networks: DeepFgs, x: Tensor) -> Tensor:
+        """Return what the preview network sees of pictures of which random parts have arrived: both latents, joined."""
+        with autocast(x):
+            latents = networks.analyse(x)
+        l_b, l_s, _ = self._known(latents, *self._draw(networks, x))
+        return torch.cat([l_b, l_s], dim=1)
+
+    def _draw(self, networks: DeepFgs, x: Tensor) -> tuple[Tensor, int]:
+        """Return how many scalable channels each picture keeps; and how many pictures, the first, lack part of l_b."""
+        kept = drawn_channels(len(x), networks.scalable_channels, x.device)
+        partial = round(self._options.partial_base * len(x))
+        kept[:partial] = 0
+        return kept, partial
+
+    def _known(self, latents: Latents, kept: Tensor, partial: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what arrived of l_b and of l_s; and 1 where a channel of l_s is kept, float32 (B, C, 1, 1)."""
+        channels = torch.arange(latents.scalable.latent.shape[1], device=kept.device)
+        mask = (channels < kept[:, None]).float()[:, :, None, None]
+        l_b = latents.base.decoded
+        if partial:
+            l_b = torch.cat([self._partly_known(latents.base, partial), l_b[partial:]])
+        return l_b, latents.scalable.decoded * mask, mask
 
     def _partly_known(self, base: Part, pictures: int) -> Tensor:
         """Return l_b of the first *pictures* as a decoder knows it when the stream ends inside l_b."""
@@ -271,7 +289,8 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     if not 0 <= options.partial_base <= 1:
         raise ConfigurationError(f"options: partial_base must be 0 to 1, not {options.partial_base}")
     networks = DeepFgs(backbone, options)
-    stages: dict[str, Stage] = {"fgs": Rearrangement(settings, options, networks.roles)}
+    rearrangement = Rearrangement(settings, options, networks.roles)
+    stages: dict[str, Stage] = {"fgs": rearrangement, "preview": PreviewAlone(rearrangement.seen)}
     return FamilyTraining(
         networks=networks,
         stages={name: stage for name, stage in stages.items() if name in settings.stages},

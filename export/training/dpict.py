@@ -4,6 +4,7 @@ Stages:
     rd    g_a, g_s, h_a, h_s and the prior of z on rate and distortion of the full stream (DPICT, equation 5)
     cuts  a second g_s, and the preview network, on random cuts through the real tables; everything else is fixed
     joint in place of both: all networks but the first g_s at once, half of each batch complete and half of it cut
+    preview  the preview network alone
     post  the two postprocessing networks for the first g_s, which is fixed (equation 19)
     multirate  in place of rd: the same networks on partial latents, too (equation 20); an ablation of the paper's
 """
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
@@ -23,6 +23,8 @@ from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import PartialLatents, TorchTables
+from export.training.precision import autocast
+from export.training.preview import PreviewAlone
 from export.training.validation import TruncationValidation
 
 
@@ -72,12 +74,6 @@ class Dpict(PlaneNetworks):
         self.g_s = backbone.g_s(deviation_input=False)
         self.post_low = backbone.post()
         self.post_high = backbone.post()
-
-
-def autocast(x: Tensor) -> torch.autocast:
-    """Arithmetic of torch's autocast type for the device of *x*: bfloat16, or what `--precision` has set."""
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
 
 
 class RateDistortion:
@@ -153,6 +149,11 @@ class MultiRate(RateDistortion):
 MOST_MISSING = 3.4  # planes; what is left of a stream then is hardly more than its head segment
 
 
+def drawn_missing(draw: random.Random) -> float:
+    """Return how many planes a random cut leaves out; one in seven leaves out none."""
+    return max(0.0, draw.uniform(-0.5, MOST_MISSING))
+
+
 class Cuts:
     """Stage `cuts`: g_s with the remaining deviation as second input, and the preview, on random cuts.
 
@@ -177,17 +178,33 @@ class Cuts:
         losses, previews = [], []
         half = x.shape[0] // 2
         for part in (slice(0, half), slice(half, None)):
-            # One half in seven sees complete latents.
-            missing = max(0.0, self._random.uniform(-0.5, MOST_MISSING))
+            missing = drawn_missing(self._random)
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 x_hat = networks.g_s_cuts(known.y_hat, known.deviation)
-                small = networks.preview(known.y_hat, known.deviation)
+                quick = networks.preview(known.y_hat)
             losses.append(((x_hat.float() - x[part]).square().mean() * 255.0**2).log())
-            target = F.avg_pool2d(x[part], 4)
-            previews.append(((small.float() - target).square().mean() * 255.0**2).log())
+            previews.append(((quick.float() - x[part]).square().mean() * 255.0**2).log())
         log_mse, log_preview = torch.stack(losses).mean(), torch.stack(previews).mean()
         return log_mse + log_preview, {"log_mse": log_mse, "log_mse_preview": log_preview}
+
+
+class RandomCuts:
+    """What the preview network sees of pictures: y_hat at a random cut of each half of a batch."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self._random = random.Random(settings.seed)
+        self._tables: TorchTables | None = None
+
+    def __call__(self, networks: Dpict, x: Tensor) -> Tensor:
+        """Return y_hat, float32 (B, C, h, w)."""
+        if self._tables is None:
+            self._tables = TorchTables(make_tables(networks.prior), x.device)
+        with autocast(x):
+            latents = networks.analyse(x)
+        halves = zip(latents.y.chunk(2), latents.mu.chunk(2), latents.level.chunk(2), strict=True)
+        cuts = [self._tables.cut(y, mu, level, drawn_missing(self._random)) for y, mu, level in halves]
+        return torch.cat([cut.y_hat for cut in cuts])
 
 
 class Joint:
@@ -227,10 +244,10 @@ class Joint:
         deviation = torch.cat([torch.zeros_like(cut.deviation), cut.deviation])
         with autocast(x):
             x_hat = networks.g_s_cuts(y_hat, deviation)
-            small = networks.preview(cut.y_hat.detach(), cut.deviation)
+            quick = networks.preview(cut.y_hat.detach())
         errors = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
         mse, mse_cut = errors[whole].mean(), errors[part].mean()
-        preview = (small.float() - F.avg_pool2d(x[part], 4)).square().mean() * 255.0**2
+        preview = (quick.float() - x[part]).square().mean() * 255.0**2
         pixels = half * x.shape[2] * x.shape[3]
         y_bpp, z_bpp, cut_y_bpp = y_bits.sum() / pixels, z_bits[whole].sum() / pixels, cut.bits.sum() / pixels
         complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
@@ -305,6 +322,7 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         "cuts": Cuts(settings),
         "joint": Joint(settings),
         "post": Post(settings),
+        "preview": PreviewAlone(RandomCuts(settings)),
     }
     return FamilyTraining(
         networks=Dpict(backbone),

@@ -2,6 +2,7 @@
 
 Stages:
     rd     everything, whole latents: a hyperprior as it is usually trained (the paper's "standard"), a start for `dtd`
+    preview  the preview network alone, on random shares
     dtd    everything, with the tails of latent and hyper latent dropped (ProgDTD, section 3.3)
 
 Source: ProgDTD (CVPR workshops 2023).
@@ -15,14 +16,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.training.config import TrainingSettings
-from export.training.dpict import autocast
 from export.training.loop import FamilyTraining, Stage
 from export.training.pictures import cropped
+from export.training.precision import autocast
+from export.training.preview import PreviewAlone
 from export.training.validation import CUTS_BPP
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
@@ -62,7 +63,7 @@ class ProgDtd(nn.Module):
         self.h_a = backbone.h_a()
         self.h_s = backbone.h_s(mean=False)
         self.prior = FactorizedPrior(backbone.z_channels)
-        self.preview = backbone.preview(deviation_input=False)
+        self.preview = backbone.preview()
         self.y_ends, self.z_ends = group_ends(backbone.y_channels, groups), group_ends(backbone.z_channels, groups)
 
     def analyse(self, x: Tensor) -> Latents:
@@ -124,14 +125,22 @@ class TailDrop:
         y_hat = round_through(y) * y_kept
         with autocast(x):
             x_hat = networks.g_s(y_hat)
-            small = networks.preview(y_hat.detach())
+            quick = networks.preview(y_hat.detach())
         mse = (x_hat.float() - x).square().mean() * 255.0**2
-        preview_mse = (small.float() - F.avg_pool2d(x, 4)).square().mean() * 255.0**2
+        preview_mse = (quick.float() - x).square().mean() * 255.0**2
         pixels = x.shape[0] * x.shape[2] * x.shape[3]
         y_bpp, z_bpp = y_bits / pixels, z_bits / pixels
         settings = self._settings
         loss = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * (mse + 0.1 * preview_mse)
         return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": mse, "preview_mse": preview_mse}
+
+
+def kept_latents(networks: ProgDtd, x: Tensor, options: Options) -> Tensor:
+    """Return y_hat, float32 (B, C, h, w), of which each picture has a random share of its channels."""
+    share = torch.empty(len(x), device=x.device).uniform_(options.keep_least, options.keep_most)
+    with autocast(x):
+        y: Tensor = networks.g_a(x).float()
+    return y.round() * kept_mask(y, share)
 
 
 def kept_mask(t: Tensor, share: Tensor) -> Tensor:
@@ -194,6 +203,7 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     stages: dict[str, Stage] = {
         "rd": TailDrop(settings, 1.0, 1.0),
         "dtd": TailDrop(settings, options.keep_least, options.keep_most),
+        "preview": PreviewAlone(lambda networks, x: kept_latents(networks, x, options)),
     }
     return FamilyTraining(
         networks=ProgDtd(backbone, options.groups),

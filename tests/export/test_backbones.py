@@ -47,7 +47,7 @@ def _inputs(backbone: Backbone, role: str, batch: int = 2) -> tuple[Tensor, ...]
     x = torch.rand(batch, 3, HEIGHT, WIDTH)
     y = 3 * torch.randn(batch, backbone.y_channels, HEIGHT // 16, WIDTH // 16)
     z = 3 * torch.randn(batch, backbone.z_channels, HEIGHT // 64, WIDTH // 64)
-    inputs = {"g_a": (x,), "post": (x,), "h_a": (y,), "h_s": (z,), "g_s": (y,)}
+    inputs = {"g_a": (x,), "post": (x,), "h_a": (y,), "h_s": (z,), "g_s": (y,), "preview": (y,)}
     return inputs.get(role, (y, torch.rand_like(y)))
 
 
@@ -59,13 +59,12 @@ def _outputs(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("role", ROLES)
 def test_output_shapes(name: str, role: str) -> None:
-    """Latents are at 1/16 and 1/64 of the picture, the preview at 1/4."""
+    """Latents are at 1/16 and 1/64 of the picture."""
     backbone = make_backbone(name, TINY[name])
     y = (2, backbone.y_channels, HEIGHT // 16, WIDTH // 16)
     z = (2, backbone.z_channels, HEIGHT // 64, WIDTH // 64)
     x = (2, 3, HEIGHT, WIDTH)
-    quarter = (2, 3, HEIGHT // 4, WIDTH // 4)
-    expected = {"g_a": [y], "g_s": [x], "g_s_cuts": [x], "h_a": [z], "h_s": [y, y], "post": [x], "preview": [quarter]}
+    expected = {"g_a": [y], "g_s": [x], "g_s_cuts": [x], "h_a": [z], "h_s": [y, y], "post": [x], "preview": [x]}
     outputs = _outputs(_network(backbone, role), _inputs(backbone, role))
     assert [tuple(o.shape) for o in outputs] == expected[role]
     assert all(o.dtype == torch.float32 and bool(o.isfinite().all()) for o in outputs)

@@ -100,7 +100,7 @@ def test_networks_in_tiles_are_the_networks(role: str) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)  # what starts near zero would hide a seam
     network.double().eval()
-    channels = {"g_s": [8, 8], "preview": [8, 8], "h_a": [8]}.get(role, [3])
+    channels = {"g_s": [8, 8], "preview": [8], "h_a": [8]}.get(role, [3])
     multiple, pixels = (64, 1) if channels == [3] else (4, 16)
     reach = reach_of(network, channels, multiple, pixels)
     assert reach is not None
