@@ -69,7 +69,7 @@ LOAD = {
     IDLE: Load(
         {
             "g_s": Stage(77, 0.09, 0.005, (5, 30)),
-            "preview": Stage(10.5, 0.12),
+            "preview": Stage(15.5, 0.12),
             "side": Stage(11.3, 0.12),
             "reconstruct": Stage(2.4, 0.15),
             "finish": Stage(5.5, 0.10),
@@ -84,7 +84,7 @@ LOAD = {
     LOADED: Load(
         {
             "g_s": Stage(210, 0.14, 0.01, (10, 60)),
-            "preview": Stage(23, 0.35, 0.02, (4, 12)),
+            "preview": Stage(34, 0.35, 0.02, (4, 12)),
             "side": Stage(24, 0.35, 0.02, (4, 12)),
             "reconstruct": Stage(3.0, 0.50, 0.04, (2, 6)),
             "finish": Stage(7.0, 0.45, 0.04, (2, 6)),

@@ -305,8 +305,12 @@ class Post:
 
 def render(networks: Dpict, stage: str, known: PartialLatents, missing: float) -> Tensor:
     """Return the picture that the decoder of *stage* makes of partial latents."""
+    x: Tensor
     if stage in ("cuts", "joint"):
-        x: Tensor = networks.g_s_cuts(known.y_hat, known.deviation)
+        x = networks.g_s_cuts(known.y_hat, known.deviation)
+        return x
+    if stage == "preview":
+        x = networks.preview(known.y_hat)
         return x
     x = networks.g_s(known.y_hat)
     if stage == "post" and missing >= Post.ranges[1][0]:
