@@ -32,7 +32,7 @@ _SLICE_S = 0.001  # what a slice may take, until some were measured
 _FORGET = 0.9  # of the slowest slice, with each that is faster
 _CLEARLY = 3.0  # times what a preview loses must be gained by more bytes for it to be aimed at
 _WORTH_DARING = 1.25  # times the bytes that are decoded must have come for a full picture to begin later than planned
-_WORTH_ANOTHER = 2  # times the bytes of the last preview: what makes a new one in a wait worth its time
+_WORTH_ANOTHER = 1.25  # times the bytes of the last preview: what makes a new one in a wait worth its time
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
 

@@ -318,7 +318,7 @@ def test_a_preview_made_in_a_wait_is_the_answer_to_a_run_that_takes_too_long(wor
     assert picture.margin_ms == pytest.approx(1000 * (HAND_OVER + COSTS["finish"] + SAFETY))
 
 
-def test_a_preview_is_made_anew_for_twice_the_bytes_only(world: World) -> None:
+def test_a_preview_is_made_anew_for_a_quarter_more_bytes(world: World) -> None:
     """And never where the full picture needs the time."""
     decoder = world.codec.decoder(world.deadline(1.0))
     made = []
@@ -326,7 +326,7 @@ def test_a_preview_is_made_anew_for_twice_the_bytes_only(world: World) -> None:
         decoder.feed(world.stream[max(0, end - 500) if end > 1000 else 0 : end])
         if decoder.prepare():
             made.append(end)
-    assert len(made) >= 2 and all(later >= 2 * earlier for earlier, later in itertools.pairwise(made))
+    assert len(made) >= 2 and all(later >= 1.25 * earlier for earlier, later in itertools.pairwise(made))
     hurried = world.codec.decoder(world.deadline(FULL + 0.001))
     hurried.feed(world.early)
     assert not hurried.prepare()

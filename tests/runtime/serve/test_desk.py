@@ -133,16 +133,16 @@ def test_a_frame_is_answered_at_its_latest_start_and_not_before(bench, tiny_stre
 
 
 def test_a_wait_is_used_for_a_preview(bench, tiny_stream):
-    """A frame with a deadline gets one when there is nothing to feed, and another after twice the bytes."""
+    """A frame with a deadline gets one when there is nothing to feed, and another after a quarter more bytes."""
     one = bench()
     body = len(tiny_stream) // 2 - 60
     ticket, endless = one.open(1005.0, tiny_stream[:body]), one.open(None, tiny_stream[:body])
     assert sorted(one.all_steps()[-1:]) == [("_prepare", [ticket])]
     before = one.worker._sleep_s()
     assert before is not None and before > 0
-    one.worker.feed(ticket, tiny_stream[body : body + 50])
+    one.worker.feed(ticket, tiny_stream[body : body + 20])
     assert [name for name, _ in one.all_steps()] == ["_feed"]
-    one.worker.feed(ticket, tiny_stream[body + 50 : -10])
+    one.worker.feed(ticket, tiny_stream[body + 20 : -10])
     assert [name for name, _ in one.all_steps()] == ["_feed", "_prepare"]
     one.worker.close(endless)
     assert [name for name, _ in one.all_steps()] == ["_finish"]
