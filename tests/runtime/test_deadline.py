@@ -246,7 +246,7 @@ def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest
 
     Not so if much is known, or if the link was silent for so long that nothing much is to be expected of it.
     """
-    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.02)
     start = Header.from_bytes(world.stream, Limits()).body_start
     saved = COSTS["g_s"] - COSTS["preview"]
     for length, silent_s, gain_s in ((start, 0.005, saved), (start, 0.9, 0.0), (len(world.stream) - 100, 0.005, 0.0)):
@@ -261,7 +261,7 @@ def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest
 
 def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that knows nearly everything when g_s has to start makes the full picture."""
-    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.1)
+    monkeypatch.setattr(world.codec.model.family, "preview_share", 0.02)
     world.slice_s = 0.004
     picture = world.codec.decode(world.stream, world.deadline(FULL + 0.035))
     assert "g_s" not in picture.skipped and not picture.missed and 0 < picture.steps < picture.steps_total
