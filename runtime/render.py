@@ -452,7 +452,11 @@ def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
     with one.watch.measured(together((role, "finish"))):
         with one.watch.timed(role):
             x = model.picture(role, *(known.tensors[name] for name in inputs))
-            x = enlarged(x, one.size[0] // x.shape[2], one.header.height, one.header.width)
+            height, width = x.shape[2:]
+            factor = one.size[0] // height if height else 0
+            if factor < 1 or (factor * height, factor * width) != one.size:
+                raise BundleError(f"graph {role!r} gives {height} x {width}, no whole part of {one.size}")
+            x = enlarged(x, factor, one.header.height, one.header.width)
         return _image(one, x)
 
 

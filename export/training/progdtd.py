@@ -2,8 +2,8 @@
 
 Stages:
     rd     everything, whole latents: a hyperprior as it is usually trained (the paper's "standard"), a start for `dtd`
-    preview  the preview network alone, on random shares
     dtd    everything, with the tails of latent and hyper latent dropped (ProgDTD, section 3.3)
+    preview  the preview network alone, on random shares
 
 Source: ProgDTD (CVPR workshops 2023).
 """

@@ -233,6 +233,16 @@ def test_a_preview_network_that_takes_what_there_is_not_is_an_error(crop: Image,
             fed(codec, crop_stream).preview()
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 0, 64), (1, 3, 64, 32), (1, 3, 50, 50), (1, 3, 512, 512)])
+def test_a_preview_of_a_strange_size_is_an_error(
+    codec: Codec, crop: Image, crop_stream: bytes, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no whole part of the padded picture is the bundle's fault, not garbage on the screen."""
+    monkeypatch.setattr(codec.model, "picture", lambda *_: np.zeros(shape, np.float32))
+    with pytest.raises(BundleError, match=r"'preview' gives [0-9]+ x [0-9]+, no whole part of"):
+        fed(codec, crop_stream).preview()
+
+
 @pytest.mark.parametrize("size", [600, 2000, 8000])
 def test_preview_looks_like_the_picture(tiny_codec: Codec, golden: dict[str, bytes], size: int) -> None:
     """A preview shows what the picture of the same bytes shows, coarsely."""
