@@ -82,7 +82,11 @@ def image_from_tensor(x: Tensor | NDArray[np.uint8], height: int, width: int, *,
         if grey:
             inside = inside.mean(axis=0, dtype=np.float32)
         band = np.rint(inside).astype(np.uint8) if x.dtype == np.uint8 else levels(inside)
-        image[top : top + rows] = band if grey else band.transpose(1, 2, 0)
+        if grey:
+            image[top : top + rows] = band
+            continue
+        for channel in range(3):  # numpy takes four times as long to exchange axes itself
+            image[top : top + rows, :, channel] = band[channel]
     return image
 
 
