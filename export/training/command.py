@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="bfloat16",
         help="arithmetic of the networks; float32 is ten times faster on a processor without AVX-512 (edge backbone)",
     )
+    parser.add_argument("--batch", type=int, help="patches a step of each process (default: as the settings say)")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the networks with torch.compile before the first step (default: on a GPU)",
+    )
     parser.add_argument("--processes", type=int, default=1, help="processes that average their gradients")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after this time")
     parser.add_argument("--save-minutes", type=float, default=4.0, help="time between checkpoints")
@@ -41,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, in as many processes as asked for."""
-    settings = load_settings(TrainingSettings, arguments.config)
+    settings = settings_of(arguments)
     make_family(settings)  # a wrong setting ends here, before any process starts
     if arguments.processes < 1 or arguments.threads < 1:
         raise UsageError("--processes and --threads must be at least 1")
@@ -56,6 +63,21 @@ def run(arguments: argparse.Namespace) -> None:
             (arguments.processes, f"{folder}/rendezvous", settings, arguments),
             nprocs=arguments.processes,
         )
+
+
+def settings_of(arguments: argparse.Namespace) -> TrainingSettings:
+    """Return the settings of the file, with what the command says in its place.
+
+    Raises:
+        UsageError, ConfigurationError: either is wrong.
+    """
+    settings = load_settings(TrainingSettings, arguments.config)
+    if arguments.batch is None:
+        return settings
+    if arguments.batch < 2 or arguments.batch % 2:
+        raise UsageError("--batch must be an even number of patches: some stages halve it")
+    stages = {name: replace(stage, batch=arguments.batch) for name, stage in settings.stages.items()}
+    return replace(settings, stages=stages)
 
 
 def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, arguments: argparse.Namespace) -> None:
@@ -82,6 +104,7 @@ def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, ar
         group,
         save_every_s=60 * arguments.save_minutes,
         stop_after_s=60 * arguments.minutes,
+        compiled=device.type == "cuda" if arguments.compile is None else arguments.compile,
     )
 
     def stop(*_: object) -> None:

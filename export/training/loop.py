@@ -62,6 +62,7 @@ class Run:
     group: Group
     save_every_s: float = 240.0
     stop_after_s: float = math.inf
+    compiled: bool = False  # networks are compiled by torch.compile, which takes minutes before the first step
     stop: bool = False  # set from outside (a signal): save and stop after the current step
 
     def train(self, pictures: list[Tensor], validate: Validation) -> bool:
@@ -69,6 +70,9 @@ class Run:
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.networks.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            for network in self.networks.children():
+                network.compile()
         position = _Position(next(iter(self.stages)), 0)
         tensors: dict[str, Tensor] = {}
         newest = newest_checkpoint(self.folder)
@@ -195,7 +199,8 @@ class _StageTrainer:
             return
         self._swap_average()
         self.run_.networks.eval()
-        with torch.no_grad():
+        # Compiled code is for patches of one size; each held-out picture would be compiled for anew.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             self._log("validation.csv", validate(self.run_.networks, self.name))
         self.run_.networks.train()
         self._swap_average()

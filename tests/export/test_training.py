@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import tarfile
@@ -12,13 +13,14 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra: expo
 
 from export.networks.backbones import make_backbone
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from export.training.command import add_arguments, settings_of
 from export.training.config import TrainingSettings
 from export.training.dpict import Joint, autocast
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.pictures import Patches, load_pictures, split_held_out
-from runtime.errors import ConfigurationError, PictureError
+from runtime.errors import ConfigurationError, PictureError, UsageError
 from runtime.settings import load_settings
 
 CPU = torch.device("cpu")
@@ -68,6 +70,46 @@ def test_a_stopped_run_resumes_where_it_was(
     assert not again.train(pictures, validate)
     second = newest_checkpoint(tmp_path)
     assert second is not None and json.loads((second / "state.json").read_text())["stage_step"] == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # torch asks tensors for gradients that it says not to ask for
+def test_compiled_networks_train_as_plain_ones_do(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compilation changes neither names nor values of weights; validation, of pictures of any size, is not compiled."""
+    captured: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        captured.append(len(list(graph.graph.nodes)))
+        return graph.forward  # what inductor makes of a graph needs a C++ compiler, and is torch's own business
+
+    compile_plainly = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compile_plainly(network, backend=backend))
+    torch.compiler.reset()
+    pictures = load_pictures([pictures_folder], 64)
+    settings = replace(tiny_settings, stages={"rd": replace(tiny_settings.stages["rd"], steps=2)}, validate_every=1)
+    plain, compiled = (make_run(settings, tmp_path / name, pictures) for name in ("plain", "compiled"))
+    compiled[0].compiled = True
+    for run, validate in (plain, compiled):
+        torch.manual_seed(1)
+        assert run.train(pictures, validate)
+    assert captured
+    expected = plain[0].networks.state_dict()
+    found = compiled[0].networks.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
+def test_batch_of_the_command_replaces_that_of_the_settings(pictures_folder: Path) -> None:
+    """Every stage takes as many patches as asked for, of which some stages cut one half."""
+    config = CONFIGS / "dpict-edge.toml"
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args([str(config), "--pictures", str(pictures_folder), "--batch", "3"])
+    with pytest.raises(UsageError, match="--batch must be an even number"):
+        settings_of(arguments)
+    settings = settings_of(parser.parse_args([str(config), "--pictures", str(pictures_folder), "--batch", "6"]))
+    assert {stage.batch for stage in settings.stages.values()} == {6}
 
 
 def test_fixed_networks_stay_fixed_in_cuts(
