@@ -275,6 +275,8 @@ class TorchGraph:
             return torch.cat(x, given["axis"])
         if node.operator == "Reshape":
             return x[0].reshape([x[0].shape[i] if size == 0 else size for i, size in enumerate(x[1].tolist())])
+        if node.operator == "Squeeze":
+            return x[0].squeeze() if len(x) == 1 else x[0].squeeze(tuple(x[1].tolist()))
         if node.operator == "Transpose":
             return x[0].permute(given["perm"])
         raise EngineError(f"operator {node.operator} is not one that is run through torch")

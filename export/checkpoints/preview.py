@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from export.networks.blocks import DepthToSpace, SpaceToDepth
+from export.networks.blocks import DepthToSpace
 
 Case = tuple[Tensor, Tensor]  # y_hat, float32 (1, C, h, w); picture (1, 3, 16 h, 16 w)
 
@@ -32,11 +33,10 @@ class LinearPreview(nn.Module):
 def fit_preview(preview: nn.Module, cases: Iterable[Case]) -> None:
     """Set the weights of a `LinearPreview` that make the squared error of *cases* least."""
     assert isinstance(preview, LinearPreview) and preview.leave.bias is not None
-    fold = SpaceToDepth(_SIDE)
     moments: list[Tensor] = []
     for y_hat, x in cases:
         columns = torch.cat([y_hat, torch.ones_like(y_hat[:, :1])], dim=1).double().flatten(2)[0]
-        target = fold(x).double().flatten(2)[0]
+        target = F.pixel_unshuffle(x, _SIDE).double().flatten(2)[0]
         found = [columns @ columns.T, target @ columns.T]
         moments = [a + b for a, b in zip(moments, found, strict=True)] if moments else found
     square, mixed = moments

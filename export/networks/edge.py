@@ -1,6 +1,6 @@
 """The `edge` backbone: real-time networks for small GPUs and CPUs.
 
-    x -> 8x8 space-to-depth -> 1/8 resolution -> 1/16 resolution -> y -> 1/32 -> 1/64 -> z
+    x -> blocks of 8x8 -> 1/8 resolution -> 1/16 resolution -> y -> 1/32 -> 1/64 -> z
 
 No feature map is ever as large as the picture, there is no GDN, and most spatial mixing is depthwise. The linear path
 through g_a starts as an orthonormal 16x16 transform (block DCT, then Haar over 2x2 blocks) and g_s as its transpose, so
@@ -23,7 +23,6 @@ from export.networks.blocks import (
     DenseBlock,
     DepthToSpace,
     DepthwiseBlock,
-    SpaceToDepth,
     block_dct,
 )
 
@@ -67,8 +66,9 @@ def _haar_merge(width8: int, width16: int) -> Tensor:
 
 
 def _set(conv: nn.Conv2d, matrix: Tensor) -> None:
+    """Set the kernels of *conv* to the rows of *matrix*, and its biases to 0."""
     with torch.no_grad():
-        conv.weight.copy_(matrix[:, :, None, None])
+        conv.weight.copy_(matrix.reshape(conv.weight.shape))
         assert conv.bias is not None
         conv.bias.zero_()
 
@@ -79,11 +79,9 @@ class Analysis(nn.Module):
     def __init__(self, shape: EdgeShape) -> None:
         super().__init__()
         w8, w16 = shape.width8, shape.width16
-        self.fold = SpaceToDepth(8)
-        self.enter = nn.Conv2d(192, w8, 1)
+        self.enter = nn.Conv2d(3, w8, 8, stride=8)
         self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.analysis_blocks8)))
-        self.fold16 = SpaceToDepth(2)
-        self.merge = nn.Conv2d(4 * w8, w16, 1)
+        self.merge = nn.Conv2d(w8, w16, 2, stride=2)
         self.blocks16 = nn.Sequential(*(DepthwiseBlock(w16) for _ in range(shape.analysis_blocks16)))
         self.leave = nn.Conv2d(w16, shape.y_channels, 1)
         # Inside the network features have the scale of pixels in 0..1 times `gain`: that of y.
@@ -94,11 +92,11 @@ class Analysis(nn.Module):
         _set(self.leave, torch.eye(shape.y_channels, w16))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.latents(self.enter(self.fold((x - 0.5) * self.gain)))
+        return self.latents(self.enter((x - 0.5) * self.gain))
 
     def latents(self, h: Tensor) -> Tensor:
         """Return y of features at 1/8 of the picture, (B, width8, 2 h, 2 w)."""
-        h = self.merge(self.fold16(self.blocks8(h)))
+        h = self.merge(self.blocks8(h))
         y: Tensor = self.leave(self.blocks16(h))
         return y
 
@@ -107,18 +105,18 @@ class ScalableAnalysis(Analysis):
     """g_a of scalable features: a picture and what the base makes of it -> (B, y_channels, h, w).
 
     Both are (B, 3, 16 h, 16 w); the network starts as the transform of their difference. `enter` is F_conv of DeepFGS
-    (equation 2), behind a space-to-depth.
+    (equation 2), on blocks of 8x8.
     """
 
     def __init__(self, shape: EdgeShape) -> None:
         super().__init__(shape)
-        transform = self.enter.weight.detach()[:, :, 0, 0]
-        self.enter = nn.Conv2d(2 * 192, shape.width8, 1)
+        transform = self.enter.weight.detach().flatten(1)
+        self.enter = nn.Conv2d(2 * 3, shape.width8, 8, stride=8)
         _set(self.enter, torch.cat([transform, -transform], dim=1))
 
     def forward(self, x: Tensor, x_base: Tensor) -> Tensor:  # type: ignore[override]
-        both = torch.cat([self.fold(x - 0.5), self.fold(x_base - 0.5)], dim=1)
-        return self.latents(self.enter(both * self.gain))
+        both = torch.cat([x, x_base], dim=1)
+        return self.latents(self.enter((both - 0.5) * self.gain))
 
 
 class Synthesis(nn.Module):
@@ -155,8 +153,8 @@ class Synthesis(nn.Module):
             assert deviation is not None
             h = h + self.deviation(deviation)
         h = self.unfold16(self.split(self.blocks16(h)))
-        x: Tensor = self.unfold(self.leave(self.blocks8(h)))
-        return x * (1.0 / self.gain) + 0.5
+        x: Tensor = self.unfold(self.leave(self.blocks8(h)) * (1.0 / self.gain) + 0.5)
+        return x
 
 
 class HyperAnalysis(nn.Module):
@@ -169,12 +167,10 @@ class HyperAnalysis(nn.Module):
             nn.Conv2d(shape.y_channels, width, 1),
             nn.LeakyReLU(LEAKY_SLOPE),
             DepthwiseBlock(width),
-            SpaceToDepth(2),
-            nn.Conv2d(4 * width, width, 1),
+            nn.Conv2d(width, width, 2, stride=2),
             nn.LeakyReLU(LEAKY_SLOPE),
             DepthwiseBlock(width),
-            SpaceToDepth(2),
-            nn.Conv2d(4 * width, shape.z_channels, 1),
+            nn.Conv2d(width, shape.z_channels, 2, stride=2),
         )
 
     def forward(self, y: Tensor) -> Tensor:
@@ -334,8 +330,8 @@ class Preview(nn.Module):
 
     def forward(self, y_hat: Tensor) -> Tensor:
         h = self.unfold16(self.split(self.spatial16(self.enter16(y_hat))))
-        x: Tensor = self.unfold(self.leave8(self.spatial8(h)))
-        return x * (1.0 / self.gain) + 0.5
+        x: Tensor = self.unfold(self.leave8(self.spatial8(h)) * (1.0 / self.gain) + 0.5)
+        return x
 
 
 class Post(nn.Module):
@@ -344,8 +340,7 @@ class Post(nn.Module):
     def __init__(self, shape: EdgeShape) -> None:
         super().__init__()
         w8 = shape.width8
-        self.fold = SpaceToDepth(8)
-        self.enter = nn.Conv2d(192, w8, 1)
+        self.enter = nn.Conv2d(3, w8, 8, stride=8)
         self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.post_blocks8)))
         self.leave = nn.Conv2d(w8, 192, 1)
         self.unfold = DepthToSpace(8)
@@ -355,6 +350,6 @@ class Post(nn.Module):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.blocks8(self.enter(self.fold((x - 0.5) * self.gain)))
-        residual: Tensor = self.unfold(self.leave(h))
-        return x + residual * (1.0 / self.gain)
+        h = self.blocks8(self.enter((x - 0.5) * self.gain))
+        residual: Tensor = self.unfold(self.leave(h) * (1.0 / self.gain))
+        return x + residual
