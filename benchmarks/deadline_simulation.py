@@ -68,11 +68,11 @@ class Load:
 LOAD = {
     IDLE: Load(
         {
-            "g_s": Stage(77, 0.09, 0.005, (5, 30)),
-            "preview": Stage(15.5, 0.12),
+            "g_s": Stage(71, 0.09, 0.005, (5, 30)),
+            "preview": Stage(9.5, 0.12),
             "side": Stage(11.3, 0.12),
             "reconstruct": Stage(2.4, 0.15),
-            "finish": Stage(5.5, 0.10),
+            "finish": Stage(2.3, 0.10),
             "step": Stage(2.5, 0.30),
             "slice": Stage(0.7, 0.20),
             "wake": Stage(0.15, 0.40),
@@ -83,11 +83,11 @@ LOAD = {
     ),
     LOADED: Load(
         {
-            "g_s": Stage(210, 0.14, 0.01, (10, 60)),
-            "preview": Stage(34, 0.35, 0.02, (4, 12)),
+            "g_s": Stage(195, 0.14, 0.01, (10, 60)),
+            "preview": Stage(22, 0.35, 0.02, (4, 12)),
             "side": Stage(24, 0.35, 0.02, (4, 12)),
             "reconstruct": Stage(3.0, 0.50, 0.04, (2, 6)),
-            "finish": Stage(7.0, 0.45, 0.04, (2, 6)),
+            "finish": Stage(3.2, 0.45, 0.04, (2, 6)),
             "step": Stage(3.0, 0.40, 0.04, (2, 6)),
             "slice": Stage(0.9, 0.30, 0.03, (2, 6)),
             "wake": Stage(0.30, 0.60, 0.03, (2, 6)),
