@@ -69,8 +69,8 @@ LOAD = {
     IDLE: Load(
         {
             "g_s": Stage(71, 0.09, 0.005, (5, 30)),
-            "preview": Stage(9.5, 0.12),
-            "side": Stage(11.3, 0.12),
+            "preview": Stage(9.5, 0.12, 0.003, (1, 18)),
+            "side": Stage(11.3, 0.12, 0.003, (1, 18)),
             "reconstruct": Stage(2.4, 0.15),
             "finish": Stage(2.3, 0.10),
             "step": Stage(2.5, 0.30),

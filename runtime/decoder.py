@@ -33,6 +33,7 @@ _FORGET = 0.9  # of the slowest slice, with each that is faster
 _CLEARLY = 12.0  # times what a preview loses, which is little, must be gained by more bytes for it to be aimed at
 _WORTH_DARING = 1.25  # times the bytes that are decoded must have come for a full picture to begin later than planned
 _WORTH_ANOTHER = 1.25  # times the bytes of the last preview: what makes a new one in a wait worth its time
+_STANDSTILL_S = 0.015  # that a machine may stand still while it makes a preview, which few more bytes hardly improve
 _ROUNDING_S = 1e-6  # whoever waits for an instant gets there
 
 
@@ -370,7 +371,7 @@ class Decoder:
                     reserve_s = self._reserve_s()
                     continue
                 least_s = self._least_s()
-                if least_s < reserve_s and self._fed > _WORTH_DARING * self._coder.bytes_read:
+                if self._aim != PREVIEW and least_s < reserve_s and self._fed > _WORTH_DARING * self._coder.bytes_read:
                     reserve_s = least_s
                     continue
                 self._late = True
@@ -414,6 +415,8 @@ class Decoder:
             return SAFETY_S
         made = preview_made or self._last_preview is not None
         wanted_s = reserve_s(self._model, self._pixels, self._aim, preview_made=made)
+        if self._aim == PREVIEW:
+            wanted_s += _STANDSTILL_S
         worth_s = self._least_s(preview_made=made)
         return min(wanted_s, max(worth_s, (worth_s + self._had_s) / 2))
 
@@ -433,7 +436,8 @@ class Decoder:
         if self._aim == PREVIEW or self._latents is None or header is None:
             return False
         waited_s = self._model.clock() - self._begun
-        saved_s = self._reserve_s() - reserve_s(self._model, self._pixels, PREVIEW, preview_made=False)
+        kept_s = reserve_s(self._model, self._pixels, PREVIEW, preview_made=False) + _STANDSTILL_S
+        saved_s = max(0.0, self._reserve_s() - kept_s)
         arriving = self._parser.received * saved_s / max(waited_s, _ROUNDING_S)
         later = min(len(self._parser.body) + arriving, header.body_bytes)
         gain = 1 - self._coder.bytes_read / later if later > 0 else 0.0

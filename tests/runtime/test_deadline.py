@@ -249,7 +249,8 @@ def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest
     monkeypatch.setattr(world.codec.model.family, "preview_share", 0.02)
     start = Header.from_bytes(world.stream, Limits()).body_start
     saved = COSTS["g_s"] - COSTS["preview"]
-    for length, silent_s, gain_s in ((start, 0.005, saved), (start, 0.9, 0.0), (len(world.stream) - 100, 0.005, 0.0)):
+    margin = (saved + 0.005) / 2  # of what is more than the least, as that is too little to keep all that a preview is
+    for length, silent_s, gain_s in ((start, 0.005, saved - margin), (start, 0.9, 0.0), (len(world.stream) - 100, 0.005, 0.0)):
         decoder = world.codec.decoder(world.deadline(FULL + silent_s))
         decoder.feed(world.stream[:length])
         first = decoder.finish_by()
@@ -257,6 +258,24 @@ def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest
         assert first is not None
         world.now = first
         assert decoder.finish_by() == pytest.approx(first + gain_s, abs=1e-6)
+
+
+@pytest.mark.parametrize("standstill_s", [0.004, 0.015])
+def test_a_preview_begins_early_enough_for_a_machine_that_stands_still(
+    world: World, monkeypatch: pytest.MonkeyPatch, standstill_s: float
+) -> None:
+    """Where only a preview is possible, bytes that wait are left for a margin, or for half of what time there is."""
+    monkeypatch.setattr("runtime.decoder._STANDSTILL_S", standstill_s)
+    monkeypatch.setattr("runtime.decoder._SLICE", 256)
+    world.slice_s = 0.0004
+    left_s, least_s = 0.022, COSTS["reconstruct"] + COSTS["preview"] + COSTS["finish"] + SAFETY
+    margin_s = min(standstill_s, (left_s - least_s) / 2)
+    decoder = world.codec.decoder(world.deadline(left_s))
+    decoder.feed(world.stream)
+    assert world.now == pytest.approx(1000 + left_s - least_s - margin_s, abs=0.001)
+    picture = decoder.finish()
+    assert picture.skipped == ("post_low", "g_s") and not picture.complete
+    assert picture.margin_ms is not None and picture.margin_ms >= 1000 * (margin_s - world.slice_s)
 
 
 def test_synthesis_is_kept_where_little_is_left_to_know(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
