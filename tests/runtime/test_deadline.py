@@ -250,7 +250,8 @@ def test_who_waits_for_more_is_told_to_wait_on(world: World, monkeypatch: pytest
     start = Header.from_bytes(world.stream, Limits()).body_start
     saved = COSTS["g_s"] - COSTS["preview"]
     margin = (saved + 0.005) / 2  # of what is more than the least, as that is too little to keep all that a preview is
-    for length, silent_s, gain_s in ((start, 0.005, saved - margin), (start, 0.9, 0.0), (len(world.stream) - 100, 0.005, 0.0)):
+    nearly_all = len(world.stream) - 100
+    for length, silent_s, gain_s in ((start, 0.005, saved - margin), (start, 0.9, 0.0), (nearly_all, 0.005, 0.0)):
         decoder = world.codec.decoder(world.deadline(FULL + silent_s))
         decoder.feed(world.stream[:length])
         first = decoder.finish_by()
