@@ -116,7 +116,7 @@ class ScalableAnalysis(Analysis):
 
     def forward(self, x: Tensor, x_base: Tensor) -> Tensor:  # type: ignore[override]
         # One after the other, as both in one tensor would be all that a large picture's memory is reckoned with.
-        weight, of_base = self.enter.weight.split(3, dim=1)
+        weight, of_base = self.enter.weight.chunk(2, dim=1)
         h = F.conv2d((x - 0.5) * self.gain, weight, self.enter.bias, stride=8)
         return self.latents(h + F.conv2d((x_base - 0.5) * self.gain, of_base, stride=8))
 
