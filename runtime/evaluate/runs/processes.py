@@ -54,7 +54,9 @@ def _until_broken(pool: ProcessPoolExecutor, left: dict[str, Unit]) -> Iterator[
     """Yield outcomes, and take their units out of *left*; BrokenProcessPool if a process died before all were there."""
     try:
         futures = {pool.submit(_measure, unit): name for name, unit in left.items()}
-    except OSError as fault:  # a process died while others were still to be started
+    # A process died while others were still to be started: its pipes are closed under the one that starts now, or,
+    # where the operating system has given their numbers to another pipe by then, handed to it twice.
+    except (OSError, ValueError) as fault:
         raise BrokenProcessPool("a process died early") from fault
     for future in as_completed(futures):
         outcome = future.result()
