@@ -8,8 +8,9 @@ everywhere. Free graphs: full optimisation, TF32 allowed.
 CPU. Threads wait for the next operation of a run awake, but for a millisecond at most, and never between runs. A thread
 that sleeps between operations wakes too late for many of them on a machine that is mostly idle: a run of g_s after a
 pause took half as long again. One that spins for as long as the library does by default takes a core from others: on
-two busy cores 40 % more processor time. Versions that know no such bound do not spin. The arena, ONNX Runtime's own
-default, stays on: no difference was found (docs/engines.md).
+two busy cores 40 % more processor time. Versions that know no such bound do not spin. All sessions of a process share
+one arena: with one each, which is ONNX Runtime's default, every graph of a bundle keeps the memory that its largest run
+took, though one runs at a time (docs/engines.md).
 
 CUDA. `cudnn_conv_algo_search`: HEURISTIC. EXHAUSTIVE gives other results from session to session, and since ONNX
 Runtime 1.20 DEFAULT means a slow fallback (microsoft/onnxruntime#22705). The arena grows by what is asked for, as
@@ -30,6 +31,7 @@ from engines.manifest import GraphSpec
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 WORKSPACE_BYTES = 1 << 30
 SPINNING = "session.intra_op.allow_spinning"
+SHARED_ARENA = "session.use_env_allocators"
 BOUNDED_SPINNING_SINCE = (1, 27)  # the versions of ONNX Runtime that keep to _SPINS_US
 _SPINS_US = 1000
 
@@ -55,7 +57,7 @@ class SessionSettings:
 
 def cpu_settings(spec: GraphSpec, threads: int) -> SessionSettings:
     """Return the settings of a session on the CPU."""
-    return SessionSettings([(CPU, {})], threads, _optimisation(spec), _entries(spec))
+    return SessionSettings([(CPU, {})], threads, _optimisation(spec), {**_entries(spec), SHARED_ARENA: "1"})
 
 
 def cuda_settings(spec: GraphSpec, threads: int, device: int = 0) -> SessionSettings:

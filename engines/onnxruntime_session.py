@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,9 @@ class OnnxRuntimeEngine:
             options.add_session_config_entry(key, value)
         wanted = settings.providers[0][0]
         providers = [(name, dict(chosen)) for name, chosen in settings.providers]
-        if wanted != CPU:
+        if wanted == CPU:
+            _share_arena()
+        else:
             _load_libraries(ort)
         try:
             self._session = ort.InferenceSession(model, options, providers=providers)
@@ -105,6 +108,16 @@ def session_entries(settings: SessionSettings, version: str) -> Mapping[str, str
     major, minor = (int(part) for part in version.split(".")[:2])
     bounded = (major, minor) >= BOUNDED_SPINNING_SINCE
     return settings.entries if bounded else {**settings.entries, SPINNING: "0"}
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Make the arena that sessions with `SHARED_ARENA` allocate from; it lasts as long as the process."""
+    ort = import_onnxruntime()
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # A program around this one may have made an arena for its own sessions, which then serves these, too.
+    with contextlib.suppress(Exception):  # the binding's exceptions share no base class
+        ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
 
 
 def _load_libraries(ort: Any) -> None:

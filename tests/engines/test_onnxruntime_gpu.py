@@ -54,6 +54,12 @@ def test_waiting_threads_leave_the_cores_alone() -> None:
             assert entries["session.force_spinning_stop"] == "1"
 
 
+def test_sessions_on_the_cpu_share_one_arena() -> None:
+    """Those of a GPU have memory of their own."""
+    assert cpu_settings(FREE, 1).entries["session.use_env_allocators"] == "1"
+    assert "session.use_env_allocators" not in cuda_settings(FREE, 1).entries
+
+
 def test_each_provider_has_only_itself_to_fall_back_on() -> None:
     """CUDA alone; TensorRT with CUDA for what it does not take."""
     assert [name for name, _ in cpu_settings(FREE, 1).providers] == [CPU]
