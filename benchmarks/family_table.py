@@ -144,8 +144,8 @@ def operations(model: onnx.ModelProto, shapes: list[tuple[int, ...]]) -> int:
     names = [value.name for value in session.get_inputs()]
     results = session.run(None, {name: np.zeros(s, np.float32) for name, s in zip(names, shapes, strict=True)})
     kernels = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    for cast in (node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in kernels):
-        kernels[cast.output[0]] = kernels[cast.input[0]]  # weights stored as float16
+    for value in onnx.shape_inference.infer_shapes(model).graph.value_info:  # weights stored as float16, or together
+        kernels[value.name] = [size.dim_value for size in value.type.tensor_type.shape.dim]
     return sum(
         result.size * int(np.prod(kernels[node.input[1]][1:]))
         for node, result in zip(convolutions, results, strict=True)
