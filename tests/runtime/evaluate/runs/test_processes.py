@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -68,6 +70,20 @@ def test_processes_that_never_survive_end_the_run(units: list[Unit]) -> None:
     finally:
         over.set()
         killer.join()
+
+
+# What Python raises when a process dies while another is about to start: for a closed pipe, and for one whose number
+# belongs to two by then.
+@pytest.mark.parametrize("fault", [OSError("handle is closed"), ValueError("bad value(s) in fds_to_keep")])
+def test_a_process_that_dies_while_another_starts_is_one_that_died(
+    units: list[Unit], monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def submit(*_: object) -> NoReturn:
+        raise fault
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(EngineError, match="a worker process died 3 times, about"):
+        list(run_in_processes(job("jpeg2000"), units, 2))
 
 
 def test_errors_of_workers_arrive_as_they_are(units: list[Unit]) -> None:
