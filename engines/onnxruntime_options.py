@@ -10,7 +10,7 @@ that sleeps between operations wakes too late for many of them on a machine that
 pause took half as long again. One that spins for as long as the library does by default takes a core from others: on
 two busy cores 40 % more processor time. Versions that know no such bound do not spin. All sessions of a process share
 one arena: with one each, which is ONNX Runtime's default, every graph of a bundle keeps the memory that its largest run
-took, though one runs at a time (docs/engines.md).
+took, though a picture's graphs run one after the other (docs/engines.md).
 
 CUDA. `cudnn_conv_algo_search`: HEURISTIC. EXHAUSTIVE gives other results from session to session, and since ONNX
 Runtime 1.20 DEFAULT means a slow fallback (microsoft/onnxruntime#22705). The arena grows by what is asked for, as

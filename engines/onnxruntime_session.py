@@ -115,7 +115,7 @@ def _share_arena() -> None:
     """Make the arena that sessions with `SHARED_ARENA` allocate from; it lasts as long as the process."""
     ort = import_onnxruntime()
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    # A program around this one may have made an arena for its own sessions, which then serves these, too.
+    # If a program around this one has made an arena already, and this version takes no second, that one serves.
     with contextlib.suppress(Exception):  # the binding's exceptions share no base class
         ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
 

@@ -61,6 +61,11 @@ def make_onnxruntime(
         ExecutionMode=real.ExecutionMode,
         GraphOptimizationLevel=real.GraphOptimizationLevel,
         InferenceSession=InferenceSession,
+        OrtMemoryInfo=real.OrtMemoryInfo,
+        OrtAllocatorType=real.OrtAllocatorType,
+        OrtMemType=real.OrtMemType,
+        OrtArenaCfg=real.OrtArenaCfg,
+        create_and_register_allocator=real.create_and_register_allocator,
         get_available_providers=lambda: list(providers),
         preload_dlls=lambda: print("Failed to load libcudart.so.13"),
     )
