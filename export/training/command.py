@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from export.training.config import TrainingSettings
 from export.training.families import make_family
 from export.training.group import Group
-from export.training.loop import Run
+from export.training.loop import FamilyTraining, Run
 from export.training.pictures import load_pictures, split_held_out
 from export.weights import load_weights
 from runtime.errors import UsageError
@@ -80,17 +81,32 @@ def settings_of(arguments: argparse.Namespace) -> TrainingSettings:
     return replace(settings, stages=stages)
 
 
+def start_from(family: FamilyTraining, file: Path, pictures: list[Tensor]) -> None:
+    """Give the family's networks the weights of *file*, as far as they have a place for them.
+
+    Raises:
+        UsageError: the file cannot be read, or its networks have other shapes.
+    """
+    try:
+        weights = family.adopt(load_weights(file)[0], family.networks, pictures)
+        family.networks.load_state_dict(weights, strict=False)
+    except KeyError as fault:
+        raise UsageError(f"{file} is no start for these networks: it has no {fault}") from fault
+    except RuntimeError as fault:
+        raise UsageError(f"{file} is no start for these networks: {str(fault).splitlines()[-1].strip()}") from fault
+
+
 def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_autocast_dtype(torch.device(arguments.device).type, getattr(torch, arguments.precision))
     torch.manual_seed(settings.seed)  # the same initial weights in every process
     group = Group(rank, size, rendezvous)
     family = make_family(settings)
-    if arguments.start is not None:
-        family.networks.load_state_dict(load_weights(arguments.start)[0], strict=False)
-    torch.manual_seed(settings.seed + rank)
     pictures = load_pictures(arguments.pictures, settings.patch)
     held_out, kept = split_held_out(pictures, settings.held_out)
+    if arguments.start is not None:
+        start_from(family, arguments.start, kept)
+    torch.manual_seed(settings.seed + rank)
     device = torch.device(arguments.device)
     if device.type == "cuda":
         kept = [p.to(device) for p in kept]

@@ -23,6 +23,7 @@ from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import PartialLatents, TorchTables
+from export.training.percent import Percent
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
 from export.training.validation import TruncationValidation
@@ -210,9 +211,7 @@ class RandomCuts:
 class Joint:
     """Stage `joint`: everything that ships with `cuts`, at once, on complete latents and on random cuts.
 
-    Complete latents have the loss of stage `rd`. At a cut it is log rate + c log MSE, as a percent of rate counts the
-    same at every rate. c is what it is for complete latents, lambda MSE / rate, averaged over batches: with any other
-    the cuts would have the whole stream grow or shrink.
+    Complete latents have the loss of stage `rd`, cuts that of `Percent`.
     """
 
     trains: tuple[str, ...] = ("g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview")
@@ -221,7 +220,7 @@ class Joint:
         self._settings = settings
         self._random = random.Random(settings.seed)
         self._tables: TorchTables | None = None
-        self._distortion_weight: Tensor | None = None  # c
+        self._percent = Percent()
 
     def begin(self, networks: Dpict) -> None:
         """Start from the weights as they are."""
@@ -251,11 +250,12 @@ class Joint:
         pixels = half * x.shape[2] * x.shape[3]
         y_bpp, z_bpp, cut_y_bpp = y_bits.sum() / pixels, z_bits[whole].sum() / pixels, cut.bits.sum() / pixels
         complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
-        weight = (settings.distortion_weight * mse / (y_bpp + z_bpp)).detach()
-        self._distortion_weight = (
-            weight if self._distortion_weight is None else self._distortion_weight.lerp(weight, 0.01)
+        partial = self._percent(
+            cut_y_bpp + z_bits[part].sum() / pixels,
+            mse_cut,
+            complete_bpp=y_bpp + z_bpp,
+            complete_distortion=settings.distortion_weight * mse,
         )
-        partial = (cut_y_bpp + z_bits[part].sum() / pixels).log() + self._distortion_weight * mse_cut.log()
         figures = {
             "y_bpp": y_bpp,
             "z_bpp": z_bpp,

@@ -39,15 +39,30 @@ class Stage(Protocol):
 
 
 Validation = Callable[[Any, str], dict[str, float]]  # networks, stage name -> figures
+# weights that a run is to start from, networks, training pictures -> weights for these networks
+Adopt = Callable[[dict[str, Tensor], nn.Module, list[Tensor]], dict[str, Tensor]]
+
+
+def as_they_are(weights: dict[str, Tensor], networks: nn.Module, pictures: list[Tensor]) -> dict[str, Tensor]:
+    """Return *weights*."""
+    return weights
 
 
 @dataclass(frozen=True)
 class FamilyTraining:
-    """What a family brings: networks, stages in order, and a validation made from held-out pictures and a device."""
+    """What a family brings.
+
+    Attributes:
+        networks: all of them, as they are made.
+        stages: in order.
+        validation: made from held-out pictures and a device.
+        adopt: what to make of weights that a run starts from, which may be another family's.
+    """
 
     networks: nn.Module
     stages: dict[str, Stage]
     validation: Callable[[list[Tensor], torch.device], Validation]
+    adopt: Adopt = as_they_are
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Stages:
     rd     everything, whole latents: a hyperprior as it is usually trained (the paper's "standard"), a start for `dtd`
     dtd    everything, with the tails of latent and hyper latent dropped (ProgDTD, section 3.3)
+    joint  in place of dtd: half of each batch complete, half with its tails dropped, weighed in percent
     preview  the preview network alone, on random shares
 
 Source: ProgDTD (CVPR workshops 2023).
@@ -21,6 +22,8 @@ from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
+from export.training.ordered import ordered_by_energy
+from export.training.percent import Percent
 from export.training.pictures import cropped
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
@@ -80,6 +83,15 @@ class ProgDtd(nn.Module):
             parts.append(level[:, channels])
         return torch.cat(parts, dim=1)
 
+    def arrived_mask(self, y_kept: Tensor) -> Tensor:
+        """Return float32 (B, z_channels, 1, 1): 1 for the hyper channels that precede the last channel of *y_kept*."""
+        kept = y_kept.sum(dim=(1, 2, 3))
+        channels = torch.arange(self.z_ends[-1], device=y_kept.device)
+        z_end = torch.full_like(kept, self.z_ends[0])
+        for y_end, z_next in zip(self.y_ends[:-1], self.z_ends[1:], strict=True):
+            z_end = torch.where(kept > y_end, float(z_next), z_end)
+        return (channels[None, :] < z_end[:, None]).float()[:, :, None, None]
+
     def groups(self) -> list[tuple[slice, int]]:
         """Return for each group its channels of y, and how many hyper channels have arrived by then."""
         parts = [slice(start, end) for start, end in pairwise([0, *self.y_ends])]
@@ -135,6 +147,67 @@ class TailDrop:
         return loss, {"y_bpp": y_bpp, "z_bpp": z_bpp, "mse": mse, "preview_mse": preview_mse}
 
 
+class Joint:
+    """Stage `joint`: half of each batch complete, half of it cut after a random channel, each weighed as it matters.
+
+    Complete latents have the loss of stage `rd`, a cut that of `Percent`: in the sum of squares of `dtd` the few
+    channels of the lowest rates outweigh all others. Scales are those that a stream's groups leave a decoder with, and
+    hyper channels cost what has arrived of them.
+    """
+
+    trains: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s", "prior", "preview")
+
+    def __init__(self, settings: TrainingSettings, options: Options) -> None:
+        self._settings, self._options, self._percent = settings, options, Percent()
+
+    def begin(self, networks: ProgDtd) -> None:
+        """Start from the weights as they are."""
+
+    def loss(self, networks: ProgDtd, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of both halves' losses and the preview's, and its parts."""
+        settings, half = self._settings, x.shape[0] // 2
+        whole, part = slice(0, half), slice(half, None)
+        share = drawn_share(x[part], self._options)
+        with autocast(x):
+            y = networks.g_a(x).float()
+            z = networks.h_a(y).float()
+            level = networks.grouped_level(round_through(z))
+        y_bits = gaussian_bits(add_noise(y), sigma_from_level(level))
+        z_bits = networks.prior.bits(add_noise(z))
+        y_kept = kept_mask(y[part], share)
+        z_kept = networks.arrived_mask(y_kept)
+        y_hat = torch.cat([round_through(y[whole]), round_through(y[part]) * y_kept])
+        with autocast(x):
+            x_hat = networks.g_s(y_hat)
+            quick = networks.preview(y_hat[part].detach())
+        errors = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
+        mse = errors[whole].mean()
+        log_preview = ((quick.float() - x[part]).square().mean(dim=(1, 2, 3)) * 255.0**2).log().mean()
+        pixels = x.shape[2] * x.shape[3]
+        y_bpp, z_bpp = y_bits[whole].sum() / (half * pixels), z_bits[whole].sum() / (half * pixels)
+        complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
+        cut_bits = (y_bits[part] * y_kept).sum(dim=(1, 2, 3)) + (z_bits[part] * z_kept).sum(dim=(1, 2, 3))
+        partial = self._percent(
+            cut_bits / pixels,
+            errors[part],
+            complete_bpp=y_bpp + z_bpp,
+            complete_distortion=settings.distortion_weight * mse,
+        )
+        figures = {
+            "y_bpp": y_bpp,
+            "z_bpp": z_bpp,
+            "mse": mse,
+            "log_rate_mse": partial,
+            "log_mse_preview": log_preview,
+        }
+        return complete + partial + log_preview, figures
+
+
+def drawn_share(x: Tensor, options: Options) -> Tensor:
+    """Return a share of channels for each of *x*, (B,): the square of a uniform one, as first channels are dear."""
+    return options.keep_least + (options.keep_most - options.keep_least) * torch.rand(len(x), device=x.device).square()
+
+
 def kept_latents(networks: ProgDtd, x: Tensor, options: Options) -> Tensor:
     """Return y_hat, float32 (B, C, h, w), of which each picture has a random share of its channels."""
     share = torch.empty(len(x), device=x.device).uniform_(options.keep_least, options.keep_most)
@@ -187,6 +260,12 @@ class ChannelValidation:
         return 10 * math.log10(1 / max(mse, 1e-10))
 
 
+def adopted(weights: dict[str, Tensor], networks: nn.Module, pictures: list[Tensor]) -> dict[str, Tensor]:
+    """Return weights to start from: of a family with trit planes, its channels by falling energy."""
+    planes = any(name.startswith("g_s_cuts.") for name in weights)
+    return ordered_by_energy(weights, networks, pictures) if planes else weights
+
+
 def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     """Return the family's networks, its stages in order, and its validation.
 
@@ -203,10 +282,12 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     stages: dict[str, Stage] = {
         "rd": TailDrop(settings, 1.0, 1.0),
         "dtd": TailDrop(settings, options.keep_least, options.keep_most),
+        "joint": Joint(settings, options),
         "preview": PreviewAlone(lambda networks, x: kept_latents(networks, x, options)),
     }
     return FamilyTraining(
         networks=ProgDtd(backbone, options.groups),
         stages={name: stage for name, stage in stages.items() if name in settings.stages},
         validation=ChannelValidation,
+        adopt=adopted,
     )

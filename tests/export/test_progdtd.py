@@ -14,24 +14,27 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
 
+from safetensors.torch import save_file
+
 from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
+from export.training.command import start_from
 from export.training.config import StageSettings, TrainingSettings
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
-from export.training.pictures import Patches, load_pictures
+from export.training.pictures import Patches, cropped, load_pictures
 from export.training.progdtd import kept_mask
 from export.weights import networks_with
 from runtime import Codec
-from runtime.errors import BundleError, ConfigurationError
+from runtime.errors import BundleError, ConfigurationError, UsageError
 
 CPU = torch.device("cpu")
 GROUPS = {"one": [1.0], "three": [0.25, 0.5, 1.0]}
 
 
 def with_options(settings: TrainingSettings, **options: Any) -> TrainingSettings:
-    stages = {name: StageSettings(steps=3, batch=4, warmup_steps=2) for name in ("rd", "dtd")}
+    stages = {name: StageSettings(steps=3, batch=4, warmup_steps=2) for name in ("rd", "dtd", "joint")}
     return dataclasses.replace(settings, family="progdtd", stages=stages, options=options)
 
 
@@ -108,7 +111,7 @@ def test_a_bundle_without_its_groups_is_refused(bundle: Path, tmp_path: Path) ->
 
 
 def test_all_stages_run_and_are_logged(tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path) -> None:
-    """Both stages train every network, and validation tells the rate with and without groups."""
+    """All stages train every network, and validation tells the rate with and without groups."""
     settings = with_options(tiny_settings, groups=[0.5, 1.0])
     pictures = load_pictures([pictures_folder], 64)
     torch.manual_seed(1)
@@ -119,7 +122,7 @@ def test_all_stages_run_and_are_logged(tiny_settings: TrainingSettings, pictures
     after = run.networks.state_dict()
     for role in ("g_a", "g_s", "h_a", "h_s", "prior", "preview"):
         assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith(f"{role}.")), role
-    for stage in ("rd", "dtd"):
+    for stage in ("rd", "dtd", "joint"):
         with (tmp_path / f"{stage}-validation.csv").open() as file:
             (*_, row) = csv.DictReader(file)
         assert float(row["grouped full_bpp"]) > 0 and float(row["z first full_bpp"]) > 0
@@ -137,6 +140,77 @@ def test_what_is_dropped_gets_no_gradient(tiny_settings: TrainingSettings, pictu
     gradient = family.networks.g_s.enter.weight.grad
     assert gradient[:, :4].abs().sum() > 0 and not gradient[:, 8:].any()
     assert all(bool(value.isfinite()) for value in figures.values())
+
+
+def test_half_of_a_joint_batch_is_complete(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """Every channel has a gradient, however few are kept of the cut half, whose preview sees none of the others."""
+    settings = with_options(tiny_settings, keep_least=0.0, keep_most=0.01)
+    torch.manual_seed(2)
+    family = make_family(settings)
+    patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
+    loss, figures = family.stages["joint"].loss(family.networks, patches.take())
+    patches.close()
+    loss.backward()
+    gradient = family.networks.g_s.enter.weight.grad
+    assert all(gradient[:, channel].any() for channel in range(16))
+    preview = family.networks.preview.enter16.weight.grad
+    assert preview[:, 0].any() and not preview[:, 1:].any()
+    assert all(bool(value.isfinite()) for value in figures.values())
+
+
+def test_hyper_channels_arrive_before_their_group(tiny_settings: TrainingSettings) -> None:
+    """A cut costs the hyper channels of all groups that have begun, and no others."""
+    networks = make_family(with_options(tiny_settings, groups=[0.25, 0.5, 1.0])).networks
+    share = torch.tensor([0.05, 0.25, 0.26, 0.5, 0.51, 1.0])
+    arrived = networks.arrived_mask(kept_mask(torch.zeros(6, 16, 1, 1), share))
+    assert arrived.shape == (6, 8, 1, 1)
+    assert arrived[:, :, 0, 0].sum(dim=1).tolist() == [2, 2, 4, 4, 8, 8]
+
+
+@pytest.mark.parametrize("backbone", ["edge", "balle"])
+def test_networks_of_planes_are_a_start(tiny_settings: TrainingSettings, pictures_folder: Path, backbone: str) -> None:
+    """Energy falls from channel to channel, and what is complete makes the same picture as before."""
+    network = tiny_settings.network if backbone == "edge" else {"n": 8, "m": 16}
+    planes = dataclasses.replace(tiny_settings, backbone=backbone, network=network)
+    torch.manual_seed(3)
+    before = make_family(planes).networks.eval()
+    channels = with_options(planes, groups=[0.5, 1.0])
+    family = make_family(channels)
+    pictures = load_pictures([pictures_folder], 64)
+    after = family.networks.eval()
+    after.load_state_dict(family.adopt(dict(before.state_dict()), after, pictures), strict=False)
+    x = torch.stack([cropped(picture, 64)[0] for picture in pictures])
+    with torch.no_grad():
+        old, new = before.analyse(x), after.analyse(x)
+        energy = new.y.square().mean(dim=(0, 2, 3))
+        assert (energy.diff() <= 1e-6 * energy[0]).all() and not torch.equal(old.y, new.y)
+        picture = before.g_s_cuts(old.y.round(), torch.zeros_like(old.y))
+        assert torch.allclose(after.g_s(new.y.round()), picture, atol=1e-4)
+        assert torch.allclose(new.level.sort(dim=1).values, old.level.sort(dim=1).values, atol=1e-3)
+        assert torch.allclose(after.prior.bits(new.z_hat).sum(), before.prior.bits(old.z_hat).sum(), rtol=1e-4)
+
+
+def test_a_start_of_its_own_family_stays_as_it_is(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """Nothing is put into another order that has been trained into one."""
+    family = make_family(with_options(tiny_settings, groups=[0.5, 1.0]))
+    weights = {k: v + 1 for k, v in family.networks.state_dict().items()}
+    assert family.adopt(weights, family.networks, load_pictures([pictures_folder], 64)) is weights
+
+
+def test_a_start_of_other_shapes_is_one_error(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path
+) -> None:
+    """Weights of a wider network, or of one without h_s, end the run before it begins and say which they are."""
+    family = make_family(with_options(tiny_settings, groups=[0.5, 1.0]))
+    pictures = load_pictures([pictures_folder], 64)
+    wider = dataclasses.replace(tiny_settings, network={**tiny_settings.network, "width16": 64})
+    for name, settings, lost in (("wider", wider, ""), ("without", tiny_settings, "h_s.")):
+        weights = {
+            k: v for k, v in make_family(settings).networks.state_dict().items() if not (lost and k.startswith(lost))
+        }
+        save_file(weights, tmp_path / name)
+        with pytest.raises(UsageError, match=f"{name} is no start for these networks"):
+            start_from(family, tmp_path / name, pictures)
 
 
 def test_the_same_share_of_both_latents_is_kept() -> None:

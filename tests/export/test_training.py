@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from export.networks.backbones import make_backbone
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.command import add_arguments, settings_of
 from export.training.config import TrainingSettings
-from export.training.dpict import Joint, autocast
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
+from export.training.percent import Percent
 from export.training.pictures import Patches, load_pictures, split_held_out
+from export.training.precision import autocast
 from runtime.errors import ConfigurationError, PictureError, UsageError
 from runtime.settings import load_settings
 
@@ -132,21 +134,32 @@ def test_fixed_networks_stay_fixed_in_cuts(
 
 
 def test_joint_training_reaches_all_that_ships(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
-    """Everything but DPICT's own decoder; the weight of distortion at cuts is that of complete latents."""
+    """Everything but DPICT's own decoder."""
     torch.manual_seed(0)
     settings = replace(tiny_settings, stages={"joint": tiny_settings.stages["rd"]})
     family = make_family(settings)
     stage = family.stages["joint"]
     stage.begin(family.networks)
     patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
-    loss, figures = stage.loss(family.networks, patches.take())
+    loss, _ = stage.loss(family.networks, patches.take())
     patches.close()
     loss.backward()
     touched = {name.partition(".")[0] for name, p in family.networks.named_parameters() if p.grad is not None}
     assert touched == {"g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview"}
-    bpp = figures["y_bpp"] + figures["z_bpp"]
-    assert isinstance(stage, Joint) and stage._distortion_weight is not None
-    torch.testing.assert_close(stage._distortion_weight, settings.distortion_weight * figures["mse"] / bpp)
+
+
+def test_cuts_weigh_rate_and_distortion_as_complete_latents_do() -> None:
+    """Where a cut has the complete stream's rate and error, its loss falls in the same direction as that one's."""
+    rate, mse, distortion_weight = 1.25, 12.0, 0.05
+    bpp, error = (torch.full((2,), value, requires_grad=True) for value in (rate, mse))
+    percent = Percent()
+    complete = {"complete_bpp": torch.tensor(rate), "complete_distortion": torch.tensor(distortion_weight * mse)}
+    percent(bpp, error, **complete).backward()
+    torch.testing.assert_close(error.grad / bpp.grad, torch.full((2,), distortion_weight))
+    before = percent(bpp, error, **complete)  # one odd batch changes the weight by a hundredth of the way
+    after = percent(bpp, error, complete_bpp=torch.tensor(rate), complete_distortion=torch.tensor(0.0))
+    c = distortion_weight * mse / rate
+    torch.testing.assert_close(before - after, torch.tensor(0.01 * c * math.log(mse)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

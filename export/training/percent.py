@@ -1,0 +1,26 @@
+"""The loss of streams that are cut: a percent of rate counts the same at every rate."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class Percent:
+    """log rate + c log MSE.
+
+    c is what it is for complete latents, lambda MSE / rate, averaged over batches: with any other the cuts would have
+    the whole stream grow or shrink.
+    """
+
+    def __init__(self) -> None:
+        self._c: Tensor | None = None
+
+    def __call__(self, bpp: Tensor, mse: Tensor, *, complete_bpp: Tensor, complete_distortion: Tensor) -> Tensor:
+        """Return the mean loss of cuts, each with its *bpp* and *mse*, of one shape.
+
+        Args:
+            complete_bpp, complete_distortion: of the complete latents of the same batch; lambda is in the distortion.
+        """
+        c = (complete_distortion / complete_bpp).detach()
+        self._c = c if self._c is None else self._c.lerp(c, 0.01)
+        return (bpp.log() + self._c * mse.log()).mean()
