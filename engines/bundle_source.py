@@ -1,7 +1,9 @@
 """Where a bundle's bytes come from: a folder of files, or one file that holds them all.
 
-One file is a ZIP archive whose members are stored or compressed by bzip2; what is in it has the same names, hashes and
-limits as in a folder. Nothing is decompressed before its size was compared with what is allowed.
+One file is a ZIP archive whose members are stored or deflated, or compressed by bzip2 as in bundles of before. What is
+in it has the same names, hashes and limits as in a folder, except that a member NAME.shuffled is the file NAME with the
+bytes of even places first, then those of odd ones: float16 weights deflate better that way, to as little as by bzip2,
+and unfold in less than a tenth of the time. Nothing is decompressed before its size was compared with what is allowed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import io
 import os
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +20,8 @@ from typing import Protocol
 from engines.errors import BundleError
 
 SUFFIX = ".bundle"
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_BZIP2)
+_SHUFFLED = ".shuffled"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _DIRECTORY_BYTES = 1 << 20  # what an archive may have beside its members' content
 
 
@@ -86,37 +90,51 @@ class OneFile:
             self._archive = zipfile.ZipFile(io.BytesIO(content))
         except Exception as fault:  # of damaged archives: BadZipFile, but also struct's, codecs' and others' errors
             raise BundleError(f"not a bundle in one file: {fault!r}") from fault
-        times = Counter(info.filename for info in self._archive.infolist())
+        times = Counter(info.filename.removesuffix(_SHUFFLED) for info in self._archive.infolist())
         twice = [name for name, count in times.items() if count > 1]
         if twice:
             raise BundleError(f"{twice[0]!r} occurs twice in the archive")
 
     def read(self, path: str, largest: int, size: int | None = None) -> bytes:
         """Return the content of a member; see `Source.read`."""
-        try:
-            info = self._archive.getinfo(path)
-        except KeyError:
-            raise BundleError("No such file or directory") from None
+        members = self._archive.NameToInfo
+        info = members.get(path) or members.get(path + _SHUFFLED)
+        if info is None:
+            raise BundleError("No such file or directory")
         if info.compress_type not in _METHODS or info.flag_bits & 0x1 or info.is_dir():
-            raise BundleError("neither stored nor compressed by bzip2, or encrypted, or a folder")
+            raise BundleError("neither stored, deflated nor compressed by bzip2, or encrypted, or a folder")
         _check_size(info.file_size, largest, size)
         try:
             with self._archive.open(info) as member:
                 content = member.read(info.file_size + 1)
-        except Exception as fault:  # as above, and whatever bz2 makes of damage
+        except Exception as fault:  # as above, and whatever codecs make of damage
             raise BundleError(f"the archive is damaged: {fault!r}") from fault
         _check_size(len(content), largest, size)
-        return content
+        return content if info.filename == path else _unshuffled(content)
 
 
 def write_one_file(where: Path, files: dict[str, bytes]) -> None:
-    """Write *files* as a bundle in one file; the same files give the same bytes."""
-    with zipfile.ZipFile(where, "w") as archive:
+    """Write *files* as a bundle in one file, each in the shortest form; the same files give the same bytes."""
+    with zipfile.ZipFile(where, "w", compresslevel=9) as archive:
         for path, content in sorted(files.items()):
-            info = zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_BZIP2
+            forms = [
+                (path, zipfile.ZIP_STORED, content, len(content)),
+                (path, zipfile.ZIP_DEFLATED, content, len(zlib.compress(content, 9))),
+            ]
+            shuffled = content[::2] + content[1::2]
+            forms.append((path + _SHUFFLED, zipfile.ZIP_DEFLATED, shuffled, len(zlib.compress(shuffled, 9))))
+            name, method, stored, _ = min(forms, key=lambda form: form[3])
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = method
             info.external_attr = 0o644 << 16
-            archive.writestr(info, content)
+            archive.writestr(info, stored, compresslevel=9)
+
+
+def _unshuffled(content: bytes) -> bytes:
+    half = (len(content) + 1) // 2
+    joined = bytearray(len(content))
+    joined[::2], joined[1::2] = content[:half], content[half:]
+    return bytes(joined)
 
 
 def _check_size(found: int, largest: int, size: int | None) -> None:

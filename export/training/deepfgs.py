@@ -228,8 +228,8 @@ class Rearrangement:
 class Joint(Rearrangement):
     """Stage `joint`: half of each batch complete, half with what it drew, each weighed as it matters.
 
-    Complete latents have the loss bpp + lambda MSE of both together; the base alone, of every picture, and what was
-    drawn have that of `Percent`.
+    Complete latents have the loss bpp + lambda w(C) MSE of both together; the base alone, of every picture, and what
+    was drawn have that of `Percent`.
     """
 
     def __init__(self, settings: TrainingSettings, options: Options, roles: tuple[str, ...]) -> None:
@@ -259,7 +259,8 @@ class Joint(Rearrangement):
         y_bpp, hyper_bpp = base_bpp + scalable_bpp, z_bpp + z_scalable_bpp
         base_mse, mse = _squared_error(latents.x_base, x), _squared_error(x_hat, x)
         whole, cut = slice(half, None), slice(0, half)
-        distortion = settings.distortion_weight * mse[whole].mean()
+        weight = channel_weight(kept[half:], networks.scalable_channels, wide=self._options.wide)
+        distortion = settings.distortion_weight * (weight * mse[whole]).mean()
         complete = (y_bpp + settings.z_rate_weight * hyper_bpp)[whole].mean() + distortion
         trade = {"complete_bpp": (y_bpp + hyper_bpp)[whole].mean(), "complete_distortion": distortion}
         of_base = self._base_percent(base_bpp + z_bpp, base_mse, **trade)
