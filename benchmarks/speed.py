@@ -75,7 +75,8 @@ def main() -> None:
             for coder in coders
         },
         "entropy": {coder: entropy_times(arguments.bundle, images, arguments.repeat, coder) for coder in coders},
-        "import_s": import_seconds(),
+        "import_s": fresh_seconds("", "import runtime"),
+        "open_s": fresh_seconds("import runtime", f"runtime.Codec.open({arguments.bundle!r})"),
     }
     text = json.dumps(report, indent=1)
     print(text)
@@ -199,9 +200,10 @@ def entropy_times(bundle: str, images: list[NDArray[np.uint8]], repeat: int, cod
     return medians(rows)
 
 
-def import_seconds() -> float:
-    """Return the median time of `import runtime` in fresh processes, the interpreter's start not counted."""
-    script = "import time; t = time.perf_counter(); import runtime; print(time.perf_counter() - t)"
+def fresh_seconds(before: str, statement: str) -> float:
+    """Return the median time of *statement* in fresh processes, after *before*, which is not counted."""
+    clock = "import time; t = time.perf_counter()"
+    script = "\n".join([before, clock, statement, "print(time.perf_counter() - t)"])
     times = [
         float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
         for _ in range(5)
