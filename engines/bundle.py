@@ -20,7 +20,16 @@ from typing import Any
 
 from engines.bundle_source import SUFFIX, Folder, OneFile, Source
 from engines.errors import BundleError
-from engines.manifest import MANIFEST, SCHEMA, BundleLimits, FileEntry, GraphSpec, parse_manifest, parse_settings
+from engines.manifest import (
+    MANIFEST,
+    SCHEMA,
+    BundleLimits,
+    FileEntry,
+    GraphSpec,
+    Manifest,
+    parse_manifest,
+    parse_settings,
+)
 
 PLAN = "plan.json"
 SHIPPED = Path(__file__).parent / "bundles"
@@ -63,10 +72,7 @@ class Bundle:
         limits = limits or BundleLimits()
         source = _source(_find(name_or_path), limits)
         folder = source.where
-        try:
-            manifest = parse_manifest(source.read(MANIFEST, limits.manifest_bytes), limits)
-        except BundleError as fault:
-            raise BundleError(f"{folder / MANIFEST}: {fault}") from fault
+        manifest = _manifest(source, limits)
         files = {entry.path: _read_verified(source, entry) for entry in manifest.files}
         bundle = cls(
             name=manifest.name,
@@ -130,6 +136,16 @@ def bundle_hash(files: Mapping[str, bytes]) -> str:
     return _digest_of_digests(files)
 
 
+def stated_exact_id(name_or_path: str | Path) -> bytes:
+    """Return the exact_id that a bundle's manifest states; nothing else is read, and `Bundle.open` proves it.
+
+    Raises:
+        BundleError: there is no such bundle, or its manifest is unreadable.
+    """
+    limits = BundleLimits()
+    return bytes.fromhex(_manifest(_source(_find(name_or_path), limits), limits).exact_id)
+
+
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with this installation."""
     return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}"))
@@ -150,6 +166,13 @@ def _find(name_or_path: str | Path) -> Path:
         f"no bundle {str(name_or_path)!r}: neither a folder with a {MANIFEST}, nor a file, nor one of the shipped "
         f"({', '.join(shipped_bundles()) or 'none'})"
     )
+
+
+def _manifest(source: Source, limits: BundleLimits) -> Manifest:
+    try:
+        return parse_manifest(source.read(MANIFEST, limits.manifest_bytes), limits)
+    except BundleError as fault:
+        raise BundleError(f"{source.where / MANIFEST}: {fault}") from fault
 
 
 def _source(path: Path, limits: BundleLimits) -> Source:
@@ -184,4 +207,5 @@ __all__ = [
     "bundle_hash",
     "exact_id",
     "shipped_bundles",
+    "stated_exact_id",
 ]

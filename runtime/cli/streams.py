@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from engines.bundle import Bundle, shipped_bundles
+from engines.bundle import shipped_bundles, stated_exact_id
 from runtime.cli.options import engine_options
 from runtime.codec import Codec
 from runtime.errors import DataError, Incomplete, LimitExceeded, ModelMismatch, StreamError
-from runtime.model import Model
 from runtime.stream import HEADER_BYTES, Header, Limits, StreamParser
 
 
@@ -47,10 +46,10 @@ def open_codec(header: Header, arguments: argparse.Namespace) -> Codec:
         return Codec.open(arguments.bundle, **engine_options(arguments))
     found = []
     for name in shipped_bundles():
-        bundle = Bundle.open(name)
-        if bundle.exact_id == header.exact_id:
-            return Codec(Model(bundle, limits=Limits(), **engine_options(arguments)))
-        found.append(f"{name} has {bundle.exact_id.hex()}")
+        exact_id = stated_exact_id(name)
+        if exact_id == header.exact_id:
+            return Codec.open(name, **engine_options(arguments))
+        found.append(f"{name} has {exact_id.hex()}")
     raise ModelMismatch(
         f"the stream needs a bundle with exact_id {header.exact_id.hex()}; {', '.join(found) or 'none is installed'}; "
         "name another bundle's folder with --bundle"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.bundle import Bundle, shipped_bundles
+from engines.bundle import shipped_bundles, stated_exact_id
 from runtime import Codec
 from runtime.entropy.plan import Field, trit_planes
 from runtime.stream import Header, Limits
@@ -48,7 +48,7 @@ def bundles_for(wanted: set[bytes]) -> dict[str | Path, bytes]:
     for candidate in (GOLDEN / "tiny", *shipped_bundles()):
         if wanted == set(found.values()):
             break
-        exact_id = Bundle.open(candidate).exact_id
+        exact_id = stated_exact_id(candidate)
         if exact_id in wanted:
             found[candidate] = exact_id
     if missing := wanted - set(found.values()):

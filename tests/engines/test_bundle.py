@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engines.bundle import SHIPPED, Bundle, bundle_hash, exact_id, shipped_bundles
+from engines.bundle import SHIPPED, Bundle, bundle_hash, exact_id, shipped_bundles, stated_exact_id
 from engines.errors import BundleError
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny"
@@ -378,3 +378,19 @@ def test_a_plan_that_is_none_or_could_change_unseen_is_refused(
     add_plan(folder, content, exact=exact)
     with pytest.raises(BundleError, match=fault):
         Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", [TINY, *shipped_bundles()])
+def test_a_manifest_states_the_exact_id_that_opening_proves(name: str | Path) -> None:
+    """So that the bundle a stream needs is found without unpacking the others."""
+    assert stated_exact_id(name) == Bundle.open(name).exact_id
+
+
+def test_an_exact_id_is_not_stated_by_a_broken_manifest(folder: Path) -> None:
+    """As when the bundle is opened; other files are not looked at."""
+    stated = stated_exact_id(folder)
+    (folder / "graphs" / "h_s.onnx").write_bytes(b"other")
+    assert stated_exact_id(folder) == stated
+    edit(folder, lambda manifest: manifest.update(exact_id="none"))
+    with pytest.raises(BundleError, match="exact_id 'none' does not belong"):
+        stated_exact_id(folder)
