@@ -13,13 +13,14 @@ The manifest is the only exception; `engines.manifest` checks it as what it is, 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines.bundle_source import SUFFIX, Folder, OneFile, Source
-from engines.errors import BundleError
+from engines.errors import BundleError, OutputError
 from engines.manifest import (
     MANIFEST,
     SCHEMA,
@@ -146,6 +147,28 @@ def stated_exact_id(name_or_path: str | Path) -> bytes:
     return bytes.fromhex(_manifest(_source(_find(name_or_path), limits), limits).exact_id)
 
 
+def unpack(name_or_path: str | Path, folder: Path) -> None:
+    """Write a bundle as a new folder of plain files; it is the same bundle, with the same hashes.
+
+    Raises:
+        BundleError: see `Bundle.open`.
+        OutputError: the folder is there already, or cannot be written; nothing was left behind.
+    """
+    bundle = Bundle.open(name_or_path)
+    limits = BundleLimits()
+    manifest = _source(bundle.where, limits).read(MANIFEST, limits.manifest_bytes)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cutoff-", dir=folder.parent) as temporary:
+            partial = Path(temporary) / "bundle"
+            for path, content in {**bundle._files, MANIFEST: manifest}.items():
+                (partial / path).parent.mkdir(parents=True, exist_ok=True)
+                (partial / path).write_bytes(content)
+            partial.rename(folder)
+    except (OSError, ValueError) as fault:
+        raise OutputError(f"{folder}: cannot be written: {getattr(fault, 'strerror', None) or fault}") from fault
+
+
 def shipped_bundles() -> list[str]:
     """Return the names of the bundles that come with this installation."""
     return sorted(p.stem for p in SHIPPED.glob(f"*{SUFFIX}"))
@@ -208,4 +231,5 @@ __all__ = [
     "exact_id",
     "shipped_bundles",
     "stated_exact_id",
+    "unpack",
 ]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from engines.bundle import SHIPPED, Bundle, bundle_hash, exact_id, shipped_bundles, stated_exact_id
-from engines.errors import BundleError
+from engines.bundle import SHIPPED, Bundle, bundle_hash, exact_id, shipped_bundles, stated_exact_id, unpack
+from engines.errors import BundleError, OutputError
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny"
 Manifest = dict[str, Any]
@@ -394,3 +394,26 @@ def test_an_exact_id_is_not_stated_by_a_broken_manifest(folder: Path) -> None:
     edit(folder, lambda manifest: manifest.update(exact_id="none"))
     with pytest.raises(BundleError, match="exact_id 'none' does not belong"):
         stated_exact_id(folder)
+
+
+@pytest.mark.parametrize("name", [TINY, shipped_bundles()[0]])
+def test_an_unpacked_bundle_is_the_same(name: str | Path, tmp_path: Path) -> None:
+    """A folder of plain files, such as other tools open, of the same hashes and settings."""
+    unpack(name, tmp_path / "new" / "folder")
+    before, after = Bundle.open(name), Bundle.open(tmp_path / "new" / "folder")
+    assert (after.exact_id, after.bundle_hash, after.settings) == (before.exact_id, before.bundle_hash, before.settings)
+    graph = after.graphs["g_s"].file
+    assert (tmp_path / "new" / "folder" / graph).read_bytes() == before.read(graph)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+
+
+def test_unpacking_replaces_nothing(folder: Path, tmp_path: Path) -> None:
+    """Neither a folder with something in it nor a file, and nothing is left beside them."""
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_bytes(b"mine")
+    before = sorted(tmp_path.iterdir())
+    for name in ("file", "full", "file/below"):
+        with pytest.raises(OutputError, match=f"{name}: cannot be written"):
+            unpack(folder, tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "full" / "mine").read_bytes() == b"mine"

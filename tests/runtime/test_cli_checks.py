@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import unpacked
-from commands import printed, run
+from commands import printed, refusal, run
 from numpy.typing import NDArray
 
 from engines.bundle import Bundle, bundle_hash
@@ -126,3 +126,13 @@ def test_bundles_lists_what_is_installed(capsys: Capture, codec: Codec) -> None:
     listed = {bundle["name"]: bundle for bundle in printed(capsys, "bundles")["bundles"]}["dpict-edge"]
     assert listed["exact_id"] == codec.bundle.exact_id.hex()
     assert codec.bundle.exact_id.hex() in run(capsys, "bundles")
+
+
+def test_bundles_unpacks_one(capsys: Capture, tmp_path: Path, codec: Codec) -> None:
+    """Into a folder that every verb takes in the bundle's place; --out alone says nothing."""
+    folder = tmp_path / "plain"
+    assert str(folder) in run(capsys, "bundles", "--unpack", "dpict-edge", "--out", folder)
+    assert Bundle.open(folder).bundle_hash == codec.bundle.bundle_hash
+    again = tmp_path / "again"
+    assert printed(capsys, "bundles", "--unpack", folder, "--out", again)["folder"] == str(again)
+    assert "--out goes with --unpack" in refusal(capsys, "bundles", "--out", folder)[1]
