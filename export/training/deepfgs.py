@@ -2,7 +2,6 @@
 
 Stages:
     fgs   everything, each picture with the first j channels of l_s that it drew (information rearrangement, equation 6)
-    joint  in place of fgs: half of each batch complete, half with j channels, weighed in percent
     preview  the preview network alone, on random parts
 
 Source: DeepFGS (2022).
@@ -24,7 +23,6 @@ from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import TorchTables
-from export.training.percent import Percent
 from export.training.pictures import cropped
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
@@ -225,61 +223,6 @@ class Rearrangement:
         return self._tables.cut(latent, mu, level, self._random.uniform(0.0, _MOST_MISSING)).y_hat
 
 
-class Joint(Rearrangement):
-    """Stage `joint`: half of each batch complete, half with what it drew, each weighed as it matters.
-
-    Complete latents have the loss bpp + lambda w(C) MSE of both together; the base alone, of every picture, and what
-    was drawn have that of `Percent`.
-    """
-
-    def __init__(self, settings: TrainingSettings, options: Options, roles: tuple[str, ...]) -> None:
-        super().__init__(settings, options, roles)
-        self._base_percent, self._percent = Percent(), Percent()
-
-    def loss(self, networks: DeepFgs, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of one draw, and its parts."""
-        settings, half = self._settings, x.shape[0] // 2
-        with autocast(x):
-            latents = networks.analyse(x)
-        kept, partial = self._draw(networks, x)
-        kept[half:], partial = networks.scalable_channels, min(partial, half)
-        l_b, l_s, mask = self._known(latents, kept, partial)
-        with autocast(x):
-            x_hat = networks.synthesis(l_b, l_s)
-            quick = networks.preview(torch.cat([l_b, l_s], dim=1).detach())
-        pixels = x.shape[2] * x.shape[3]
-
-        def bpp(bits: Tensor) -> Tensor:
-            return bits.sum(dim=(1, 2, 3)) / pixels
-
-        base_bits, z_bits = latents.base.noisy_bits(networks.prior)
-        scalable_bits, z_scalable_bits = latents.scalable.noisy_bits(networks.prior_scalable)
-        base_bpp, scalable_bpp = bpp(base_bits), bpp(scalable_bits * mask)
-        z_bpp, z_scalable_bpp = bpp(z_bits), bpp(z_scalable_bits * mask[:, :1])
-        y_bpp, hyper_bpp = base_bpp + scalable_bpp, z_bpp + z_scalable_bpp
-        base_mse, mse = _squared_error(latents.x_base, x), _squared_error(x_hat, x)
-        whole, cut = slice(half, None), slice(0, half)
-        weight = channel_weight(kept[half:], networks.scalable_channels, wide=self._options.wide)
-        distortion = settings.distortion_weight * (weight * mse[whole]).mean()
-        complete = (y_bpp + settings.z_rate_weight * hyper_bpp)[whole].mean() + distortion
-        trade = {"complete_bpp": (y_bpp + hyper_bpp)[whole].mean(), "complete_distortion": distortion}
-        of_base = self._base_percent(base_bpp + z_bpp, base_mse, **trade)
-        of_cuts = self._percent((y_bpp + hyper_bpp)[cut], mse[cut], **trade)
-        preview_log_mse = _squared_error(quick.float(), x).log().mean()
-        figures = {
-            "base_bpp": base_bpp.mean(),
-            "scalable_bpp": scalable_bpp[whole].mean(),
-            "z_bpp": z_bpp.mean(),
-            "z_scalable_bpp": z_scalable_bpp[whole].mean(),
-            "base_mse": base_mse.mean(),
-            "mse": mse[whole].mean(),
-            "base_log_rate_mse": of_base,
-            "log_rate_mse": of_cuts,
-            "preview_log_mse": preview_log_mse,
-        }
-        return complete + of_base + of_cuts + _PREVIEW_WEIGHT * preview_log_mse, figures
-
-
 def drawn_channels(pictures: int, channels: int, device: torch.device) -> Tensor:
     """Return int64 (pictures,): how many scalable channels each picture keeps, 0 to *channels*, spread over a batch."""
     places = torch.randperm(pictures, device=device) + torch.rand(pictures, device=device)
@@ -298,7 +241,10 @@ def _squared_error(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 class ChannelValidation:
-    """PSNR of held-out pictures when the stream is cut after whole channels; rates are ideal ones."""
+    """PSNR of held-out pictures when the stream is cut after whole channels; rates are ideal ones.
+
+    A cut below the rate of a picture's base counts as the base: runs whose bases differ in rate do not compare there.
+    """
 
     def __init__(self, pictures: list[Tensor], device: torch.device, multiple: int = 64) -> None:
         self._pictures = [cropped(picture, multiple).to(device) for picture in pictures]
@@ -348,11 +294,7 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         raise ConfigurationError(f"options: partial_base must be 0 to 1, not {options.partial_base}")
     networks = DeepFgs(backbone, options)
     rearrangement = Rearrangement(settings, options, networks.roles)
-    stages: dict[str, Stage] = {
-        "fgs": rearrangement,
-        "joint": Joint(settings, options, networks.roles),
-        "preview": PreviewAlone(rearrangement.seen),
-    }
+    stages: dict[str, Stage] = {"fgs": rearrangement, "preview": PreviewAlone(rearrangement.seen)}
     return FamilyTraining(
         networks=networks,
         stages={name: stage for name, stage in stages.items() if name in settings.stages},

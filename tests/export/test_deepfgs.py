@@ -25,7 +25,6 @@ from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.pictures import Patches, load_pictures
-from export.training.precision import autocast
 from export.weights import networks_with
 from runtime import Codec
 from runtime.errors import ConfigurationError
@@ -38,7 +37,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without ffm": {"ffm": False},
     "without mutual": {"mutual": False},
 }
-STAGES = "fgs", "joint"
 ENCODE_MACS, DECODE_MACS = 40_000, 30_000
 
 
@@ -47,7 +45,7 @@ def with_options(settings: TrainingSettings, **options: Any) -> TrainingSettings
         settings,
         family="deepfgs",
         distortion_weight=0.002,
-        stages={name: StageSettings(steps=3, batch=4, warmup_steps=2) for name in STAGES},
+        stages={"fgs": StageSettings(steps=3, batch=4, warmup_steps=2)},
         options={"base_channels": BASE, "scalable_channels": SCALABLE, **options},
     )
 
@@ -143,10 +141,10 @@ def test_what_the_mutual_model_is_given_is_exact(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_stages_train_every_network_that_there_is(
+def test_the_stage_trains_every_network_that_there_is(
     tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path, ablation: str
 ) -> None:
-    """Both stages train all roles, and validation tells rates and PSNR."""
+    """One stage changes all roles, and validation tells rates and PSNR."""
     settings = with_options(tiny_settings, **ABLATIONS[ablation])
     pictures = load_pictures([pictures_folder], 64)
     torch.manual_seed(1)
@@ -156,23 +154,20 @@ def test_stages_train_every_network_that_there_is(
     assert run.train(pictures, family.validation(pictures[:2], CPU))
     after = run.networks.state_dict()
     roles = family.stages["fgs"].trains
-    assert roles == family.stages["joint"].trains
     expected = {"g_a", "h_a", "h_s", "prior", "g_a_scalable", "h_a_scalable", "h_s_scalable", "mutual"}
     expected |= {"prior_scalable", "g_s", "preview", "frr", "ffm"}
     assert set(roles) == expected - {ablation.removeprefix("without ")} | {"mutual"}
     for role in roles:
         assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith(f"{role}.")), role
-    for stage in STAGES:
-        with (tmp_path / f"{stage}-validation.csv").open() as file:
-            (*_, row) = csv.DictReader(file)
-        assert float(row["full_bpp"]) > float(row["base_bpp"]) > float(row["z_bpp"]) > 0
-        assert float(row["psnr_base"]) > 0 and float(row["psnr_full"]) > 0
+    with (tmp_path / "fgs-validation.csv").open() as file:
+        (*_, row) = csv.DictReader(file)
+    assert float(row["full_bpp"]) > float(row["base_bpp"]) > float(row["z_bpp"]) > 0
+    assert float(row["psnr_base"]) > 0 and float(row["psnr_full"]) > 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_gradient_reaches_every_parameter(
-    tiny_settings: TrainingSettings, pictures_folder: Path, ablation: str, stage: str
+    tiny_settings: TrainingSettings, pictures_folder: Path, ablation: str
 ) -> None:
     """No weight is unused or cut off, whatever is left out."""
     settings = with_options(tiny_settings, **ABLATIONS[ablation])
@@ -183,7 +178,7 @@ def test_gradient_reaches_every_parameter(
         if not bool(parameter.any()):  # a last layer that starts at zero hides what is before it
             torch.nn.init.normal_(parameter, std=0.1)
     patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
-    loss, figures = family.stages[stage].loss(networks, patches.take())
+    loss, figures = family.stages["fgs"].loss(networks, patches.take())
     patches.close()
     loss.backward()
     missing = [name for name, p in networks.named_parameters() if p.grad is None]
@@ -203,25 +198,6 @@ def test_what_has_not_arrived_gets_no_gradient(tiny_settings: TrainingSettings, 
     gradient = family.networks.g_s.enter.weight.grad
     assert gradient[:, :BASE].abs().sum() > 0 and not gradient[:, BASE:].any()
     assert figures["scalable_bpp"].item() == figures["z_scalable_bpp"].item() == 0 < figures["base_bpp"].item()
-
-
-def test_half_of_a_joint_batch_is_complete(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
-    """However much of the base the other half lacks, half of the pictures have all of both latents."""
-    torch.manual_seed(2)
-    family = make_family(with_options(tiny_settings, partial_base=1.0))
-    stage = family.stages["joint"]
-    seen: list[torch.Tensor] = []
-    family.networks.g_s.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    patches = Patches(load_pictures([pictures_folder], 64), 64, 4, 0)
-    x = patches.take()
-    patches.close()
-    stage.loss(family.networks, x)
-    base_alone, known = seen  # what the encoder's own g_s sees, and what the decoder's does
-    with autocast(x):
-        latents = family.networks.analyse(x)
-        complete = family.networks.fuse(latents.base.decoded, latents.scalable.decoded)
-    assert torch.equal(known[2:], complete[2:])
-    assert not torch.equal(known[:2], base_alone[:2]) and not torch.equal(known[:2], complete[:2])
 
 
 def test_the_scalable_encoder_starts_with_what_the_base_lacks(tiny_settings: TrainingSettings) -> None:
