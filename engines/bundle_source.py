@@ -2,7 +2,7 @@
 
 One file is a ZIP archive whose members are stored or deflated, or compressed by bzip2 as in bundles of before. What is
 in it has the same names, hashes and limits as in a folder, except that a member NAME.shuffled is the file NAME with the
-bytes of even places first, then those of odd ones: float16 weights deflate better that way, to as little as by bzip2,
+bytes of even places first, then those of odd ones: float16 weights deflate better that way, to about what bzip2 makes,
 and unfold in less than a tenth of the time. Nothing is decompressed before its size was compared with what is allowed.
 """
 
