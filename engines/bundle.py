@@ -152,7 +152,7 @@ def unpack(name_or_path: str | Path, folder: Path) -> None:
 
     Raises:
         BundleError: see `Bundle.open`.
-        OutputError: the folder is there already, or cannot be written; nothing was left behind.
+        OutputError: there is something of that name already, other than an empty folder, or it cannot be written.
     """
     bundle = Bundle.open(name_or_path)
     limits = BundleLimits()

@@ -115,15 +115,15 @@ class OneFile:
 
 def write_one_file(where: Path, files: dict[str, bytes]) -> None:
     """Write *files* as a bundle in one file, each in the shortest form; the same files give the same bytes."""
-    with zipfile.ZipFile(where, "w", compresslevel=9) as archive:
+    with zipfile.ZipFile(where, "w") as archive:
         for path, content in sorted(files.items()):
-            forms = [
-                (path, zipfile.ZIP_STORED, content, len(content)),
-                (path, zipfile.ZIP_DEFLATED, content, len(zlib.compress(content, 9))),
-            ]
             shuffled = content[::2] + content[1::2]
-            forms.append((path + _SHUFFLED, zipfile.ZIP_DEFLATED, shuffled, len(zlib.compress(shuffled, 9))))
-            name, method, stored, _ = min(forms, key=lambda form: form[3])
+            _, name, method, stored = min(
+                (len(content), path, zipfile.ZIP_STORED, content),
+                (len(zlib.compress(content, 9)), path, zipfile.ZIP_DEFLATED, content),
+                (len(zlib.compress(shuffled, 9)), path + _SHUFFLED, zipfile.ZIP_DEFLATED, shuffled),
+                key=lambda form: form[0],
+            )
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.compress_type = method
             info.external_attr = 0o644 << 16

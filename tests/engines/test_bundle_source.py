@@ -85,10 +85,9 @@ def test_bundles_of_before_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 1, 2, 4095, 4096])
 def test_weights_are_shuffled_where_that_is_shorter(tmp_path: Path, size: int) -> None:
     """High bytes that are much alike lie together in the archive, and come back in their places."""
-    floats = (
-        np.random.default_rng(size).normal(0, 0.05, size).astype("<f2").view("<u2") & 0xFFC0
-    )  # as weights are rounded
-    weights = floats.tobytes() + b"odd" * (size % 2)
+    floats = np.random.default_rng(size).normal(0, 0.05, size).astype("<f2")
+    rounded = floats.view("<u2") & 0xFFC0  # as weights are, that are shipped
+    weights = rounded.tobytes() + b"odd" * (size % 2)
     files = {"noise": bytes(np.random.default_rng(1).integers(0, 256, 999, dtype=np.uint8)), "weights": weights}
     write_one_file(tmp_path / "x.bundle", files)
     with zipfile.ZipFile(tmp_path / "x.bundle") as archive:
