@@ -447,7 +447,9 @@ class Decoder:
     def _next_step_s(self) -> float:
         """Return what the start of the next step may take, if this one is complete."""
         assert self._step is not None
-        return cost_s(self._model, self._pixels, [_start_of_next(self._step)]) if self._step.complete else 0.0
+        if self._deadline is None or not self._step.complete:
+            return 0.0
+        return cost_s(self._model, self._pixels, [_start_of_next(self._step)])
 
     @contextmanager
     def _working(self) -> Iterator[None]:
