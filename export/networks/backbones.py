@@ -44,10 +44,16 @@ class EdgeBackbone:
     """Networks of `export.networks.edge`."""
 
     def __init__(self, shape: edge.EdgeShape, parts: tuple[int, ...] = ()) -> None:
+        if shape.direct_channels and not 0 < shape.direct_channels < shape.y_channels <= 4 * shape.width8:
+            raise ConfigurationError(
+                "backbone edge: direct_channels must be fewer than y_channels, and these at most four times width8"
+            )
         self._shape, self._parts = shape, parts
         self.y_channels, self.z_channels, self.hyper_width = shape.y_channels, shape.z_channels, shape.hyper_width
 
     def with_latents(self, *parts: int) -> Backbone:
+        if self._shape.direct_channels:
+            raise ConfigurationError("backbone edge: direct_channels are for families with one latent of y_channels")
         return EdgeBackbone(replace(self._shape, y_channels=sum(parts)), parts)
 
     def g_a(self) -> nn.Module:

@@ -7,6 +7,7 @@ through g_a starts as an orthonormal 16x16 transform (block DCT, then Haar over 
 training starts from a transform codec instead of from noise; all residual branches start near zero.
 
 Pictures are float32 in 0..1. `y` has the scale on which rounding to integers is the codec's quantisation.
+`refine_step(factor)` of a network makes that quantisation finer, see `export.training.finer`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from export.networks.blocks import (
     DepthwiseBlock,
     block_dct,
 )
+from export.networks.entropy import LOG_STEP
 
 HIDDEN_LIMIT = (
     8.0  # activations of exact networks live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
@@ -33,9 +35,14 @@ HIDDEN_LIMIT = (
 
 @dataclass(frozen=True)
 class EdgeShape:
-    """Widths and depths; `y_channels` and `z_channels` are the latents'."""
+    """Widths and depths; `y_channels` and `z_channels` are the latents'.
+
+    The last `direct_channels` of y are a linear transform of blocks of 16x16 pixels, and add to the picture as one: the
+    networks between are too narrow for all of a picture's detail, which high rates have room for.
+    """
 
     y_channels: int = 192
+    direct_channels: int = 0
     z_channels: int = 96
     width8: int = 128  # feature channels at 1/8 of the picture
     width16: int = 256
@@ -65,6 +72,21 @@ def _haar_merge(width8: int, width16: int) -> Tensor:
     return matrix
 
 
+def _block_transform(width8: int, count: int) -> Tensor:
+    """Return the transform that g_a starts as: (count, 768), rows orthonormal, columns as `kernels_of_16` has them."""
+    luma = width8 // 2
+    merge = _haar_merge(width8, count).reshape(count, width8, 4)
+    return torch.einsum("rcp,ck->rkp", merge, block_dct(luma, (width8 - luma) // 2)).reshape(count, 768)
+
+
+def kernels_of_16(rows: Tensor) -> Tensor:
+    """Return rows (n, 768) as kernels (n, 3, 16, 16).
+
+    Columns are those of two space-to-depths: colour, row and column in a block of 8x8, row and column of that block.
+    """
+    return rows.reshape(-1, 3, 8, 8, 2, 2).permute(0, 1, 4, 2, 5, 3).reshape(-1, 3, 16, 16)
+
+
 def _set(conv: nn.Conv2d, matrix: Tensor) -> None:
     """Set the kernels of *conv* to the rows of *matrix*, and its biases to 0."""
     with torch.no_grad():
@@ -83,19 +105,31 @@ class Analysis(nn.Module):
         self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.analysis_blocks8)))
         self.merge = nn.Conv2d(w8, w16, 2, stride=2)
         self.blocks16 = nn.Sequential(*(DepthwiseBlock(w16) for _ in range(shape.analysis_blocks16)))
-        self.leave = nn.Conv2d(w16, shape.y_channels, 1)
+        direct = shape.direct_channels
+        self.leave = nn.Conv2d(w16, shape.y_channels - direct, 1)
+        self.direct = nn.Conv2d(3, direct, 16, stride=16) if direct else None
         # Inside the network features have the scale of pixels in 0..1 times `gain`: that of y.
         self.gain = 255.0 / shape.initial_step
         luma = w8 // 2
         _set(self.enter, block_dct(luma, (w8 - luma) // 2))
         _set(self.merge, _haar_merge(w8, w16))
-        _set(self.leave, torch.eye(shape.y_channels, w16))
+        _set(self.leave, torch.eye(shape.y_channels - direct, w16))
+        if self.direct is not None:
+            _set(self.direct, kernels_of_16(_block_transform(w8, shape.y_channels)[-direct:]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.latents(self.enter((x - 0.5) * self.gain))
+        scaled = (x - 0.5) * self.gain
+        y = self.latents(self.enter(scaled))
+        return y if self.direct is None else torch.cat([y, self.direct(scaled)], dim=1)
+
+    def refine_step(self, factor: float) -> None:
+        with torch.no_grad():
+            for layer in filter(None, (self.leave, self.direct)):
+                layer.weight.mul_(factor)
+                _bias(layer).mul_(factor)
 
     def latents(self, h: Tensor) -> Tensor:
-        """Return y of features at 1/8 of the picture, (B, width8, 2 h, 2 w)."""
+        """Return y, all but the direct channels, of features at 1/8 of the picture, (B, width8, 2 h, 2 w)."""
         h = self.merge(self.blocks8(h))
         y: Tensor = self.leave(self.blocks16(h))
         return y
@@ -137,6 +171,8 @@ class Synthesis(nn.Module):
         self.deviation = nn.Conv2d(shape.y_channels, w16, 1, bias=False) if deviation_input else None
         self.blocks16 = nn.Sequential(*(DepthwiseBlock(w16) for _ in range(shape.synthesis_blocks16)))
         self.split = nn.Conv2d(w16, 4 * w8, 1)
+        direct = shape.direct_channels
+        self.direct = nn.Conv2d(direct, 4 * 192, 1, bias=False) if direct else None
         self.unfold16 = DepthToSpace(2)
         self.blocks8 = nn.Sequential(*(DenseBlock(w8) for _ in range(shape.synthesis_blocks8)))
         self.leave = nn.Conv2d(w8, 192, 1)
@@ -148,15 +184,26 @@ class Synthesis(nn.Module):
         _set(self.leave, block_dct(luma, (w8 - luma) // 2).T)
         if self.deviation is not None:
             nn.init.zeros_(self.deviation.weight)
+        if self.direct is not None:
+            with torch.no_grad():
+                self.enter.weight[:, -direct:] = 0.0
+                self.direct.weight.copy_(_block_transform(w8, shape.y_channels)[-direct:].T[:, :, None, None])
 
     def forward(self, y_hat: Tensor, deviation: Tensor | None = None) -> Tensor:
         h = self.enter(y_hat)
         if self.deviation is not None:
             assert deviation is not None
             h = h + self.deviation(deviation)
-        h = self.unfold16(self.split(self.blocks16(h)))
-        x: Tensor = self.unfold(self.leave(self.blocks8(h)) * (1.0 / self.gain) + 0.5)
+        h = self.leave(self.blocks8(self.unfold16(self.split(self.blocks16(h)))))
+        if self.direct is not None:
+            h = h + self.unfold16(self.direct(y_hat[:, -self.direct.in_channels :]))
+        x: Tensor = self.unfold(h * (1.0 / self.gain) + 0.5)
         return x
+
+    def refine_step(self, factor: float) -> None:
+        with torch.no_grad():
+            for layer in filter(None, (self.enter, self.deviation, self.direct)):
+                layer.weight.div_(factor)
 
 
 class HyperAnalysis(nn.Module):
@@ -178,6 +225,12 @@ class HyperAnalysis(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         z: Tensor = self.layers(y.abs())
         return z
+
+    def refine_step(self, factor: float) -> None:
+        first = self.layers[0]
+        assert isinstance(first, nn.Conv2d)
+        with torch.no_grad():
+            first.weight.div_(factor)
 
 
 class HyperSynthesis(nn.Module):
@@ -221,6 +274,16 @@ class HyperSynthesis(nn.Module):
                 h = h.clamp(0.0, HIDDEN_LIMIT)
         outputs: tuple[Tensor, ...] = self.layers[-1](h).chunk(self.heads, dim=1)
         return outputs
+
+    def refine_step(self, factor: float) -> None:
+        head = self.layers[-1]
+        assert isinstance(head, nn.Conv2d)
+        channels = head.out_channels // self.heads
+        with torch.no_grad():
+            if self.heads == 2:
+                head.weight[:channels].mul_(factor)
+                _bias(head)[:channels].mul_(factor)
+            _bias(head)[-channels:].add_(math.log(factor) / LOG_STEP)
 
 
 class ContextRate(nn.Module):
@@ -334,6 +397,10 @@ class Preview(nn.Module):
         h = self.unfold16(self.split(self.spatial16(self.enter16(y_hat))))
         x: Tensor = self.unfold(self.leave8(self.spatial8(h)) * (1.0 / self.gain) + 0.5)
         return x
+
+    def refine_step(self, factor: float) -> None:
+        with torch.no_grad():
+            self.enter16.weight.div_(factor)
 
 
 class Post(nn.Module):

@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from export.training.config import TrainingSettings
 from export.training.families import make_family
+from export.training.finer import refine_step
 from export.training.group import Group
 from export.training.loop import FamilyTraining, Run
 from export.training.pictures import load_pictures, split_held_out
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders, tar files or pictures")
     parser.add_argument("--run", type=Path, help="folder of checkpoints (default: runs/NAME); resumed if there")
     parser.add_argument("--start", type=Path, help="weights file to start a new run from (see: export weights)")
+    parser.add_argument("--finer", type=float, metavar="FACTOR", help="divide the quantisation step of --start by this")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per process")
     parser.add_argument(
@@ -50,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, in as many processes as asked for."""
     settings = settings_of(arguments)
-    make_family(settings)  # a wrong setting ends here, before any process starts
+    family = make_family(settings)  # a wrong setting ends here, before any process starts
+    if arguments.finer is not None:
+        if arguments.start is None:
+            raise UsageError("--finer changes the weights of --start, which is missing")
+        refine_step(family.networks, family.step_roles, arguments.finer)
     if arguments.processes < 1 or arguments.threads < 1:
         raise UsageError("--processes and --threads must be at least 1")
     if arguments.processes == 1:
@@ -106,6 +112,8 @@ def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, ar
     held_out, kept = split_held_out(pictures, settings.held_out)
     if arguments.start is not None:
         start_from(family, arguments.start, kept)
+        if arguments.finer is not None:
+            refine_step(family.networks, family.step_roles, arguments.finer)
     torch.manual_seed(settings.seed + rank)
     device = torch.device(arguments.device)
     if device.type == "cuda":

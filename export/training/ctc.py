@@ -23,6 +23,7 @@ from export.networks.backbones import Backbone
 from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import MOST_MISSING, PlaneNetworks, drawn_missing
+from export.training.grown import grown
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import KnownTrits, PartialLatents, TorchTables
 from export.training.pictures import cropped
@@ -268,4 +269,5 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         networks=Ctc(backbone, options),
         stages={name: stage for name, stage in stages.items() if name in settings.stages},
         validation=lambda pictures, device: ContextValidation(pictures, device, options),
+        adopt=grown,
     )

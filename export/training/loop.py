@@ -57,12 +57,14 @@ class FamilyTraining:
         stages: in order.
         validation: made from held-out pictures and a device.
         adopt: what to make of weights that a run starts from, which may be another family's.
+        step_roles: networks that know how large y is; none where the quantisation step cannot be changed.
     """
 
     networks: nn.Module
     stages: dict[str, Stage]
     validation: Callable[[list[Tensor], torch.device], Validation]
     adopt: Adopt = as_they_are
+    step_roles: tuple[str, ...] = ()
 
 
 @dataclass

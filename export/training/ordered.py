@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.training.grown import without_direct
 from export.training.pictures import cropped
 
 _PICTURES = 40  # that energies are measured on
@@ -20,14 +21,15 @@ _MULTIPLE = 64  # pixels; see `cropped`
 def ordered_by_energy(weights: dict[str, Tensor], networks: Any, pictures: list[Tensor]) -> dict[str, Tensor]:
     """Return *weights* of a family with trit planes as *networks*, of progdtd, can take them.
 
-    Channels of y fall in their mean square, those of z in their variance. The mean that h_s gave is left out: progdtd
-    codes y around zero.
+    Channels of y fall in their mean square, those of z in their variance. The mean that h_s gave is left out, as
+    progdtd codes y around zero, and so are direct channels, which progdtd's networks do not have.
 
     Args:
         weights: g_a, h_a, h_s, prior, preview, and g_s for cuts (`g_s_cuts`); others are ignored.
         networks: of the same backbone; their g_a and h_a are overwritten.
         pictures: uint8 (3, H, W).
     """
+    weights = without_direct(weights, networks)
     found = {f"g_s.{k.removeprefix('g_s_cuts.')}": v for k, v in weights.items() if k.startswith("g_s_cuts.")}
     found |= {k: v for k, v in weights.items() if k.partition(".")[0] in ("g_a", "h_a", "h_s", "prior", "preview")}
     found = {k: v for k, v in found.items() if not k.startswith("g_s.deviation.")}

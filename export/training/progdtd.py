@@ -290,4 +290,5 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         stages={name: stage for name, stage in stages.items() if name in settings.stages},
         validation=ChannelValidation,
         adopt=adopted,
+        step_roles=("g_a", "g_s", "h_a", "h_s", "preview"),
     )

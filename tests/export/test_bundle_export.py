@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def weights(tiny_settings: TrainingSettings) -> dict[str, torch.Tensor]:
     return dict(make_family(tiny_settings).networks.state_dict())
 
 
-@pytest.fixture(scope="module", params=["cuts", "paper"])
+@pytest.fixture(scope="module", params=["cuts", "paper", "direct"])
 def bundle(
     request: pytest.FixtureRequest,
     tiny_settings: TrainingSettings,
@@ -39,8 +40,13 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     pictures = load_pictures([pictures_folder], 64)
+    synthesis = request.param
+    if synthesis == "direct":
+        network = {**tiny_settings.network, "y_channels": 24, "direct_channels": 8}
+        tiny_settings, synthesis = replace(tiny_settings, network=network), "cuts"
+        weights = dict(make_family(tiny_settings).networks.state_dict())
     networks = networks_with(tiny_settings, weights)
-    content = EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], request.param)
+    content = EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], synthesis)
     return write_bundle(tmp_path_factory.mktemp("out") / request.param, "tiny", "0.1.0", "dpict", content)
 
 

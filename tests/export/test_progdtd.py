@@ -190,6 +190,19 @@ def test_networks_of_planes_are_a_start(tiny_settings: TrainingSettings, picture
         assert torch.allclose(after.prior.bits(new.z_hat).sum(), before.prior.bits(old.z_hat).sum(), rtol=1e-4)
 
 
+def test_direct_channels_are_left_out_of_a_start(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """Networks that grew by such channels are the same start as before they grew."""
+    pictures = load_pictures([pictures_folder], 64)
+    larger = {**tiny_settings.network, "y_channels": 24, "direct_channels": 8}
+    grows = make_family(dataclasses.replace(tiny_settings, network=larger))
+    weights = dict(make_family(tiny_settings).networks.state_dict())
+    family = make_family(with_options(tiny_settings, groups=[0.5, 1.0]))
+    expected = family.adopt(dict(weights), family.networks, pictures)
+    found = family.adopt(grows.adopt(dict(weights), grows.networks, pictures), family.networks, pictures)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_start_of_its_own_family_stays_as_it_is(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
     """Nothing is put into another order that has been trained into one."""
     family = make_family(with_options(tiny_settings, groups=[0.5, 1.0]))

@@ -1,26 +1,31 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 import math
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 
 from export.networks.backbones import make_backbone
+from export.networks.entropy import sigma_from_level
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.command import add_arguments, settings_of
-from export.training.config import TrainingSettings
+from export.training.command import run as train
+from export.training.config import StageSettings, TrainingSettings
 from export.training.families import make_family
+from export.training.finer import refine_step
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.percent import Percent
-from export.training.pictures import Patches, load_pictures, split_held_out
+from export.training.pictures import Patches, cropped, load_pictures, split_held_out
 from export.training.precision import autocast
 from runtime.errors import ConfigurationError, PictureError, UsageError
 from runtime.settings import load_settings
@@ -146,6 +151,112 @@ def test_joint_training_reaches_all_that_ships(tiny_settings: TrainingSettings, 
     loss.backward()
     touched = {name.partition(".")[0] for name, p in family.networks.named_parameters() if p.grad is not None}
     assert touched == {"g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview"}
+
+
+def test_a_finer_step_changes_the_scale_of_y_and_nothing_else(tiny_settings: TrainingSettings) -> None:
+    """y, mu and sigma are larger by the factor; z and what pictures are made of stay as they are."""
+    torch.manual_seed(0)
+    family = make_family(tiny_settings)
+    before: Any = family.networks.eval()
+    after = copy.deepcopy(before)
+    refine_step(after, family.step_roles, 1.5)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        y, finer = before.g_a(x), after.g_a(x)
+        assert torch.allclose(finer, 1.5 * y, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(after.h_a(finer), before.h_a(y), rtol=1e-4, atol=1e-5)
+        z = torch.randn(1, 8, 1, 1).round()
+        (mu, level), (finer_mu, finer_level) = before.h_s(z), after.h_s(z)
+        assert torch.allclose(finer_mu, 1.5 * mu, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(sigma_from_level(finer_level), 1.5 * sigma_from_level(level), rtol=1e-4)
+        deviation = torch.rand_like(y)
+        for role, inputs in (("g_s", (y,)), ("g_s_cuts", (y, deviation)), ("preview", (y,))):
+            made = getattr(after, role)(*(1.5 * one for one in inputs))
+            assert torch.allclose(made, getattr(before, role)(*inputs), rtol=1e-4, atol=1e-5), role
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor", "message"),
+    [
+        ({}, 0.0, "any positive number"),
+        ({}, math.nan, "any positive number"),
+        ({"backbone": "paper", "network": {"n": 8}}, 1.5, "--finer is for networks of dpict"),
+        ({"family": "ctc", "stages": {"crr": StageSettings(1)}}, 1.5, "--finer is for networks of dpict"),
+    ],
+)
+def test_a_step_that_cannot_be_is_refused(
+    tiny_settings: TrainingSettings, changes: dict[str, Any], factor: float, message: str
+) -> None:
+    family = make_family(replace(tiny_settings, **changes))
+    with pytest.raises(UsageError, match=message):
+        refine_step(family.networks, family.step_roles, factor)
+
+
+def test_a_finer_step_needs_weights_to_change(pictures_folder: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    config = str(CONFIGS / "dpict-edge.toml")
+    with pytest.raises(UsageError, match="--start, which is missing"):
+        train(parser.parse_args([config, "--pictures", str(pictures_folder), "--finer", "1.5"]))
+
+
+DIRECT = {"y_channels": 24, "direct_channels": 8}
+
+
+def test_direct_channels_carry_what_the_networks_have_no_room_for(
+    tiny_settings: TrainingSettings, pictures_folder: Path
+) -> None:
+    """Untrained networks are a block transform; direct channels are the next ones of the same."""
+    x = cropped(load_pictures([pictures_folder], 64)[0], 64)
+    errors = {}
+    for name, more in (("without", {}), ("with", DIRECT)):
+        torch.manual_seed(0)
+        networks: Any = make_family(replace(tiny_settings, network={**tiny_settings.network, **more})).networks
+        with torch.no_grad():
+            y = networks.g_a(x)
+            errors[name] = float((networks.g_s(y) - x).square().mean())
+    assert y.shape[1] == 24
+    assert errors["with"] < 0.8 * errors["without"]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [({"direct_channels": 16}, "direct_channels"), ({"y_channels": 65, "direct_channels": 1}, "four times")],
+)
+def test_direct_channels_have_limits(tiny_settings: TrainingSettings, network: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_family(replace(tiny_settings, network={**tiny_settings.network, **network}))
+
+
+def test_networks_grow_by_direct_channels(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
+    """What there was of y stays; what is new makes the picture better, and its scales are about right."""
+    torch.manual_seed(0)
+    pictures = load_pictures([pictures_folder], 64)
+    small: Any = make_family(tiny_settings).networks.eval()
+    family = make_family(replace(tiny_settings, network={**tiny_settings.network, **DIRECT}))
+    large: Any = family.networks.eval()
+    large.load_state_dict(family.adopt(dict(small.state_dict()), large, pictures))
+    with torch.no_grad():
+        x = torch.cat([cropped(picture, 64)[:, :, :64, :64] for picture in pictures])
+        old, new = small.analyse(x), large.analyse(x)
+        assert torch.allclose(new.y[:, :16], old.y, atol=1e-4)
+        assert torch.equal(new.z_hat, old.z_hat)
+        assert torch.allclose(new.mu[:, :16], old.mu, atol=1e-4) and not new.mu[:, 16:].any()
+        assert torch.allclose(new.level[:, :16], old.level, atol=1e-3)
+        for role in ("g_s", "g_s_cuts"):
+            deviation = [] if role == "g_s" else [torch.zeros_like(new.y)]
+            after = getattr(large, role)(new.y, *deviation)
+            before = getattr(small, role)(old.y, *(one[:, :16] for one in deviation))
+            assert float((after - x).square().mean()) < 0.8 * float((before - x).square().mean()), role
+        found = new.y[:, 16:].square().mean(dim=(0, 2, 3)).sqrt()
+        expected = sigma_from_level(new.level[:, 16:]).square().mean(dim=(0, 2, 3)).sqrt()
+        assert ((found / expected).log().abs() < 1.0).all()
+
+
+def test_networks_that_have_direct_channels_do_not_grow(tiny_settings: TrainingSettings) -> None:
+    family = make_family(replace(tiny_settings, network={**tiny_settings.network, **DIRECT}))
+    weights = dict(family.networks.state_dict())
+    assert family.adopt(weights, family.networks, []) is weights
 
 
 def test_cuts_weigh_rate_and_distortion_as_complete_latents_do() -> None:
