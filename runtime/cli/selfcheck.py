@@ -198,4 +198,5 @@ def _picture_of_encoder(model: Model, image: Image) -> Image:
     for one in known.passes:
         (tensors[one.output],) = model.run(one.role, *(tensors[name] for name in one.inputs))
     height, width = image.shape[:2]
-    return image_from_tensor(tensors[known.passes[-1].output], height, width, grey=image.ndim == 2)
+    x = np.asarray(tensors[known.passes[-1].output])
+    return image_from_tensor(x, height, width, grey=image.ndim == 2)

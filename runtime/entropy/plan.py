@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from runtime.entropy.tables import Tables
 
 _PORTION = 1 << 17
+_AT_ONCE = 1 << 21  # elements of which a plane is sorted at once; beyond it that would take more memory than all else
 
 
 def portions(count: int) -> Iterator[slice]:
@@ -154,15 +155,40 @@ def plane_by_priority(field: Field, place: int) -> tuple[NDArray[np.int64], NDAr
 
     Elements of equal priority keep their order in the array.
     """
-    elements = np.flatnonzero(field.trits >= place).astype(np.uint32)  # half the memory, while sorting takes most
-    keys = np.empty(len(elements), np.int16)
-    for part in portions(len(elements)):
-        keys[part] = -1 - field.tables.priority.take(field.nodes[elements[part]])
-    indices = np.argsort(keys, kind="stable")  # numpy sorts 16-bit keys stably by counting digits
-    for part in portions(len(indices)):
-        indices[part] = elements[indices[part]]
-    del elements, keys
+    if len(field.nodes) > _AT_ONCE:
+        return _by_counting(field, place)
+    indices, keys = _keyed(field, place, slice(None))
+    indices = indices[np.argsort(keys, kind="stable")]  # numpy sorts 16-bit keys stably by counting digits
     return indices, field.nodes[indices]
+
+
+def _keyed(field: Field, place: int, part: slice) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+    """Return the elements of *part* that have a trit at *place*, and keys that rise as their priority falls."""
+    elements = np.flatnonzero(field.trits[part] >= place)
+    if part.start:
+        elements += part.start
+    priority = field.tables.priority.take(field.nodes[elements])
+    return elements, (np.int16(-1) - priority).view(np.uint16) ^ np.uint16(1 << 15)
+
+
+def _by_counting(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the same portion by portion: nothing but the result is as large as the field."""
+    counts = np.zeros(1 << 16, np.int64)
+    for part in portions(len(field.nodes)):
+        counts += np.bincount(_keyed(field, place, part)[1], minlength=len(counts))
+    free = np.cumsum(counts) - counts
+    indices, nodes = np.empty(int(counts.sum()), np.int64), np.empty(int(counts.sum()), np.int32)
+    for part in portions(len(field.nodes)):
+        elements, keys = _keyed(field, place, part)
+        order = np.argsort(keys, kind="stable")
+        here = np.bincount(keys, minlength=len(counts))
+        # In order, equal keys lie in a row: they go to the free places of their key, in a row, too.
+        shift = free - (np.cumsum(here) - here)
+        places = np.arange(len(order)) + shift[keys[order]]
+        indices[places] = elements[order]
+        nodes[places] = field.nodes[elements[order]]
+        free += here
+    return indices, nodes
 
 
 def trit_planes(field: Field, plane: Plane = plane_by_priority) -> Iterator[Step]:

@@ -40,11 +40,11 @@ class Reconstruction:
     """What is known of the latents, as tensors by name, and how a picture comes of them.
 
     Attributes:
-        tensors: float32 (1, C, h, w) each; among them all that the bundle's preview network takes.
+        tensors: float32 (1, C, h, w) each, or what makes them; among them all that the bundle's preview network takes.
         passes: in order; the last one's output is the picture, float32 (1, 3, H, W), about 0..1.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Source]
     passes: tuple[Pass, ...]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.tiles import Source
+from engines.tiles import Source, Windows
 from runtime.entropy.plan import Field, Plane, Step, in_array_order, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import BundleError
@@ -30,6 +30,8 @@ from runtime.families.hyperprior import (
     total,
     values,
 )
+
+_AT_ONCE = 1 << 23  # elements of y, those of several tiles
 
 
 class PlaneFamily:
@@ -173,10 +175,21 @@ class PlaneLatents:
     def reconstruct(self) -> Reconstruction:
         """Return conditional means plus mu, the deviation left, and the networks for as much as is known."""
         assert self.y is not None and self.mu is not None, "the head segment comes first"
-        tables, nodes, shape = self._family.tables, self.y.nodes, (1, *self.y_shape)
-        tensors = {
-            "y_hat": values(tables.mean, nodes, self.mu).reshape(shape),
-            "deviation": values(tables.deviation, nodes).reshape(shape),
-        }
+        tables = self._family.tables
+        tensors = {"y_hat": self._source(tables.mean, self.mu), "deviation": self._source(tables.deviation)}
         further, passes = self._family.refinement(self)
         return Reconstruction({**tensors, **further}, passes)
+
+    def _source(self, table: NDArray[np.integer], mu: NDArray[np.integer] | None = None) -> Source:
+        """Return what *table* says of every node, plus *mu*; of large pictures where a network looks at it."""
+        assert self.y is not None
+        nodes = self.y.nodes.reshape(self.y_shape)
+        around = None if mu is None else mu.reshape(self.y_shape)
+
+        def make(rows: slice, columns: slice) -> Tensor:
+            here = nodes[:, rows, columns]
+            offset = 0 if around is None else around[:, rows, columns].reshape(-1)
+            return values(table, here.reshape(-1), offset).reshape(1, *here.shape)
+
+        windows = Windows((1, *self.y_shape), make)
+        return windows if len(self.y.nodes) > _AT_ONCE else np.asarray(windows)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from runtime.entropy import plan as plan_module
 from runtime.entropy.coder import CoderTables, TritDecoder, TritEncoder
-from runtime.entropy.plan import Field, Step, in_array_order, trit_planes
+from runtime.entropy.plan import Field, Step, in_array_order, plane_by_priority, trit_planes
 from runtime.entropy.tables import Tables
 
 Plan = Callable[[Field], Iterator[Step]]
@@ -112,6 +113,22 @@ def test_extreme_priorities_sort_like_any_other(tiny_tables: Tables) -> None:
         if step.place == 2:
             assert step.indices.tolist()[0] == 2 and step.indices.tolist()[-2:] == [1, 5]
         step.receive(np.ones(len(step), np.int32))
+
+
+def test_large_planes_are_sorted_portion_by_portion(codec_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as little memory as the result takes, and to the same order."""
+    generator = np.random.default_rng(5)
+    models = generator.integers(0, codec_tables.y_levels, 3000).astype(np.uint8)
+    field = Field(models, codec_tables, np.rint(generator.normal(0, 4, 3000)).astype(np.int32))
+    monkeypatch.setattr(plan_module, "_PORTION", 700)
+    for step in trit_planes(field):
+        expected = plane_by_priority(field, step.place)
+        with monkeypatch.context() as patch:
+            patch.setattr(plan_module, "_AT_ONCE", 0)
+            found = plane_by_priority(field, step.place)
+        for one, other in zip(expected, found, strict=True):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+        step.receive(step.trits())
 
 
 def test_array_order_is_kept_where_asked_for(tiny_tables: Tables) -> None:
