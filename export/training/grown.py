@@ -40,10 +40,15 @@ def grown(weights: dict[str, Tensor], networks: Any, pictures: list[Tensor]) -> 
         weights: g_a, h_a, h_s, prior, `g_s_cuts`; where there are more of y's networks, they are grown, too.
         networks: of the same backbone otherwise; their weights are overwritten.
         pictures: uint8 (3, H, W).
+
+    Raises:
+        KeyError: *weights* lack g_s on cuts, whose error the new channels are for.
     """
     direct = getattr(networks.g_a, "direct", None)
     if direct is None or "g_a.direct.weight" in weights:
         return weights
+    if "g_s_cuts.leave.weight" not in weights:
+        raise KeyError("g_s_cuts")
     had = len(weights["g_a.leave.weight"])
     wanted = {name: tensor.shape for name, tensor in networks.state_dict().items()}
     found = {
@@ -80,9 +85,8 @@ def without_direct(weights: dict[str, Tensor], networks: Any) -> dict[str, Tenso
     for name in _INPUTS & found.keys():
         found[name] = found[name][:, :had]
     for name in (f"{_head(networks)}.weight", f"{_head(networks)}.bias"):
-        found[name] = torch.cat(
-            [one[:had] for one in found[name].chunk(len(found[name]) // (had + direct))]
-        )  # means, then levels
+        heads = found[name].chunk(len(found[name]) // (had + direct))  # means, then levels
+        found[name] = torch.cat([one[:had] for one in heads])
     return found
 
 

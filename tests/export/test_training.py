@@ -14,10 +14,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 
+from safetensors.torch import save_file
+
 from export.networks.backbones import make_backbone
 from export.networks.entropy import sigma_from_level
 from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from export.training.command import add_arguments, settings_of
+from export.training.command import add_arguments, settings_of, start_from
 from export.training.command import run as train
 from export.training.config import StageSettings, TrainingSettings
 from export.training.families import make_family
@@ -251,6 +253,17 @@ def test_networks_grow_by_direct_channels(tiny_settings: TrainingSettings, pictu
         found = new.y[:, 16:].square().mean(dim=(0, 2, 3)).sqrt()
         expected = sigma_from_level(new.level[:, 16:]).square().mean(dim=(0, 2, 3)).sqrt()
         assert ((found / expected).log().abs() < 1.0).all()
+
+
+def test_networks_without_g_s_on_cuts_cannot_grow(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path
+) -> None:
+    """Which a command says in one clear error."""
+    weights = make_family(tiny_settings).networks.state_dict()
+    save_file({k: v for k, v in weights.items() if not k.startswith("g_s_cuts.")}, tmp_path / "start")
+    family = make_family(replace(tiny_settings, network={**tiny_settings.network, **DIRECT}))
+    with pytest.raises(UsageError, match="start is no start for these networks: it has no 'g_s_cuts'"):
+        start_from(family, tmp_path / "start", load_pictures([pictures_folder], 64))
 
 
 def test_networks_that_have_direct_channels_do_not_grow(tiny_settings: TrainingSettings) -> None:
