@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from export.networks.edge import kernels_of_16
 from export.networks.entropy import LOG_STEP, SIGMA_MIN
-from export.training.pictures import cropped
+from export.training.pictures import cropped_sample
 
 # Weights of layers that y goes into.
 _INPUTS = {
@@ -131,7 +131,7 @@ def _directions(networks: Any, pictures: list[Tensor], channels: int) -> tuple[T
     """Return what the new channels are of a block of 16x16 pixels, (channels, 768), and what they add, transposed."""
     g_a, g_s = networks.g_a, networks.g_s_cuts
     regression = _Regression()
-    for x in _some(pictures):
+    for x in cropped_sample(pictures, _PICTURES, _MULTIPLE):
         y = g_a(x)
         lost = x - g_s(y, torch.zeros_like(y))
         regression.add(_blocks((x - 0.5) * g_a.gain), _blocks(lost * g_s.gain))
@@ -145,7 +145,7 @@ def _levels(networks: Any, pictures: list[Tensor], given: Tensor) -> tuple[Tenso
     hidden: list[Tensor] = []
     hook = networks.h_s.layers[-1].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     regression = _Regression()
-    for x in _some(pictures):
+    for x in cropped_sample(pictures, _PICTURES, _MULTIPLE):
         networks.analyse(x)
         new = _blocks((x - 0.5) * networks.g_a.gain) @ given.double().T
         inputs = _rows(hidden.pop()).double()
@@ -154,10 +154,6 @@ def _levels(networks: Any, pictures: list[Tensor], given: Tensor) -> tuple[Tenso
     hook.remove()
     linear = regression.solve()[0].float()
     return linear[:, :-1], linear[:, -1]
-
-
-def _some(pictures: list[Tensor]) -> list[Tensor]:
-    return [cropped(picture, _MULTIPLE) for picture in pictures[:: max(1, len(pictures) // _PICTURES)][:_PICTURES]]
 
 
 def _blocks(x: Tensor) -> Tensor:

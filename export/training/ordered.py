@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.training.grown import without_direct
-from export.training.pictures import cropped
+from export.training.pictures import cropped_sample
 
 _PICTURES = 40  # that energies are measured on
 _MULTIPLE = 64  # pixels; see `cropped`
@@ -50,8 +50,8 @@ def _orders(weights: dict[str, Tensor], networks: Any, pictures: list[Tensor]) -
     networks.load_state_dict({k: v for k, v in weights.items() if k.startswith(("g_a.", "h_a."))}, strict=False)
     y_squares, z_sums, z_squares, z_elements = [], [], [], 0
     with torch.no_grad():
-        for picture in pictures[:: max(1, len(pictures) // _PICTURES)][:_PICTURES]:
-            y = networks.g_a(cropped(picture, _MULTIPLE))
+        for x in cropped_sample(pictures, _PICTURES, _MULTIPLE):
+            y = networks.g_a(x)
             z = networks.h_a(y).round()
             y_squares.append(y.square().mean(dim=(0, 2, 3)))
             z_sums.append(z.sum(dim=(0, 2, 3)))

@@ -56,9 +56,19 @@ def load_pictures(sources: list[Path], smallest: int) -> list[Tensor]:
 
 def split_held_out(pictures: list[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:
     """Return *count* pictures spread evenly over the list, and the others; the same list splits the same way."""
-    spacing = max(1, len(pictures) // max(1, count))
-    held_out = set(range(0, len(pictures), spacing)[:count]) if count else set()
-    return [pictures[i] for i in sorted(held_out)], [p for i, p in enumerate(pictures) if i not in held_out]
+    held_out = evenly(len(pictures), count)
+    return [pictures[i] for i in held_out], [p for i, p in enumerate(pictures) if i not in held_out]
+
+
+def evenly(length: int, count: int) -> range:
+    """Return *count* places, or as many as there are, spread evenly over a list of *length*."""
+    return range(0, length, max(1, length // max(1, count)))[:count]
+
+
+def cropped_sample(pictures: list[Tensor], count: int, stride: int) -> Iterator[Tensor]:
+    """Yield *count* pictures spread evenly over the list, as `cropped` returns them."""
+    for place in evenly(len(pictures), count):
+        yield cropped(pictures[place], stride)
 
 
 class Patches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import json
@@ -18,9 +19,11 @@ from safetensors.torch import save_file
 
 from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
+from export.networks.entropy import sigma_from_level
 from export.training.command import start_from
 from export.training.config import StageSettings, TrainingSettings
 from export.training.families import make_family
+from export.training.finer import refine_step
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.pictures import Patches, cropped, load_pictures
@@ -201,6 +204,22 @@ def test_direct_channels_are_left_out_of_a_start(tiny_settings: TrainingSettings
     found = family.adopt(grows.adopt(dict(weights), grows.networks, pictures), family.networks, pictures)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_coarser_step_is_for_channels_too(tiny_settings: TrainingSettings) -> None:
+    """Whose h_s has levels and no means."""
+    torch.manual_seed(0)
+    family = make_family(with_options(tiny_settings, groups=[0.5, 1.0]))
+    before: Any = family.networks.eval()
+    after = copy.deepcopy(before)
+    refine_step(after, family.step_roles, 0.5)
+    x, z = torch.rand(1, 3, 64, 64), torch.randn(1, 8, 1, 1).round()
+    with torch.no_grad():
+        y = before.g_a(x)
+        assert torch.allclose(after.g_a(x), 0.5 * y, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(after.g_s(0.5 * y), before.g_s(y), rtol=1e-4, atol=1e-5)
+        (level,), (coarser,) = before.h_s(z), after.h_s(z)
+        assert torch.allclose(sigma_from_level(coarser), 0.5 * sigma_from_level(level), rtol=1e-4)
 
 
 def test_a_start_of_its_own_family_stays_as_it_is(tiny_settings: TrainingSettings, pictures_folder: Path) -> None:
