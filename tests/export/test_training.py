@@ -272,6 +272,26 @@ def test_networks_that_have_direct_channels_do_not_grow(tiny_settings: TrainingS
     assert family.adopt(weights, family.networks, []) is weights
 
 
+@pytest.mark.parametrize("more", [{"analysis_depthwise8": 2, "synthesis_depthwise8": 1}, {"analysis_blocks16": 2}])
+def test_deeper_networks_begin_as_those_that_they_start_from(
+    tiny_settings: TrainingSettings, tmp_path: Path, more: dict[str, int]
+) -> None:
+    """Blocks that the weights of --start have not change next to nothing, and are trained."""
+    torch.manual_seed(0)
+    small: Any = make_family(tiny_settings).networks.eval()
+    save_file(small.state_dict(), tmp_path / "start")
+    settings = replace(tiny_settings, network={**tiny_settings.network, **more})
+    family = make_family(settings)
+    large: Any = family.networks.eval()
+    start_from(family, tmp_path / "start", [])
+    with torch.no_grad():
+        x = torch.rand(1, 3, 64, 64)
+        old, new = small.g_a(x), large.g_a(x)
+        assert not torch.equal(new, old)
+        assert float((new - old).abs().max()) < 0.05 * float(old.std())
+        assert float((large.g_s(old) - small.g_s(old)).abs().max()) < 0.02
+
+
 def test_cuts_weigh_rate_and_distortion_as_complete_latents_do() -> None:
     """Where a cut has the complete stream's rate and error, its loss falls in the same direction as that one's."""
     rate, mse, distortion_weight = 1.25, 12.0, 0.05
