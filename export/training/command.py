@@ -62,14 +62,23 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.processes == 1:
         _train(0, 1, "", settings, arguments)
         return
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda *_: None)  # the processes save and stop; this one waits for them
     with tempfile.TemporaryDirectory() as folder:
-        spawn(  # type: ignore[no-untyped-call]
+        processes = spawn(  # type: ignore[no-untyped-call]
             _train,
             (arguments.processes, f"{folder}/rendezvous", settings, arguments),
             nprocs=arguments.processes,
+            join=False,
         )
+
+        def pass_on(*_: object) -> None:
+            """The processes save and stop; this one waits for them."""
+            for process in processes.processes:
+                process.terminate()
+
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGINT, pass_on)
+        while not processes.join():
+            pass
 
 
 def settings_of(arguments: argparse.Namespace) -> TrainingSettings:

@@ -5,7 +5,10 @@ import copy
 import csv
 import json
 import math
+import subprocess
+import sys
 import tarfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,31 @@ def test_a_stopped_run_resumes_where_it_was(
 
 
 @pytest.mark.filterwarnings("ignore")  # torch asks tensors for gradients that it says not to ask for
+def test_a_signal_to_the_command_reaches_all_its_processes(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path
+) -> None:
+    """Whoever stops a run knows one process only; all of them end, and what was trained is saved."""
+    network = "\n".join(f"{name} = {value}" for name, value in tiny_settings.network.items())
+    (tmp_path / "tiny.toml").write_text(
+        'name = "tiny"\nfamily = "dpict"\nbackbone = "edge"\npatch = 64\nheld_out = 2\n'
+        f"[network]\n{network}\n[stages.rd]\nsteps = 1000000\nbatch = 2\n"
+    )
+    words = ["--pictures", pictures_folder, "--run", tmp_path / "run", "--processes", "2", "--precision", "float32"]
+    command = [sys.executable, "-m", "export", "train", tmp_path / "tiny.toml", *words]
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE) as process:
+        try:
+            for _ in range(1200):
+                if (tmp_path / "run" / "rd-log.csv").exists() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, said.decode()
+    assert newest_checkpoint(tmp_path / "run") is not None
+
+
 def test_compiled_networks_train_as_plain_ones_do(
     tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
