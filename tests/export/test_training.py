@@ -84,7 +84,6 @@ def test_a_stopped_run_resumes_where_it_was(
     assert second is not None and json.loads((second / "state.json").read_text())["stage_step"] == 2
 
 
-@pytest.mark.filterwarnings("ignore")  # torch asks tensors for gradients that it says not to ask for
 def test_a_signal_to_the_command_reaches_all_its_processes(
     tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +109,7 @@ def test_a_signal_to_the_command_reaches_all_its_processes(
     assert newest_checkpoint(tmp_path / "run") is not None
 
 
+@pytest.mark.filterwarnings("ignore")  # torch asks tensors for gradients that it says not to ask for
 def test_compiled_networks_train_as_plain_ones_do(
     tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
