@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from export.training.config import TrainingSettings
 from export.training.families import make_family
@@ -77,8 +77,13 @@ def run(arguments: argparse.Namespace) -> None:
 
         signal.signal(signal.SIGTERM, pass_on)
         signal.signal(signal.SIGINT, pass_on)
-        while not processes.join():
-            pass
+        try:
+            while not processes.join():
+                pass
+        except ProcessExitedException as fault:
+            if fault.signal_name == "SIGTERM":  # before a run was there to be saved
+                raise UsageError("stopped before the first step") from None
+            raise
 
 
 def settings_of(arguments: argparse.Namespace) -> TrainingSettings:

@@ -5,10 +5,12 @@ import copy
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 import tarfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,35 @@ def test_a_signal_to_the_command_reaches_all_its_processes(
             process.kill()
     assert process.returncode == 0, said.decode()
     assert newest_checkpoint(tmp_path / "run") is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_signal_before_the_first_step_is_one_line(tiny_settings: TrainingSettings, tmp_path: Path) -> None:
+    """Processes that still read pictures have nothing to save: the command says so, without a traceback."""
+    (tmp_path / "tiny.toml").write_text(
+        'name = "tiny"\nfamily = "dpict"\nbackbone = "edge"\n[stages.rd]\nsteps = 1\nbatch = 2\n'
+    )
+    pipe = tmp_path / "endless.tar"
+    os.mkfifo(pipe)
+    words = [tmp_path / "tiny.toml", "--pictures", pipe, "--run", tmp_path / "run", "--processes", "2"]
+    command = [sys.executable, "-m", "export", "train", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            writer = None
+            while writer is None and process.poll() is None:
+                with suppress(OSError):  # nobody reads yet
+                    writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                time.sleep(0.1)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+            if writer is not None:
+                os.close(writer)
+        finally:
+            process.kill()
+    assert process.returncode == UsageError.exit_status
+    assert said.decode().splitlines()[-1:] == ["error: stopped before the first step"], said.decode()
+    assert b"Traceback" not in said
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("ignore")  # torch asks tensors for gradients that it says not to ask for
