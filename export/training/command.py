@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import tempfile
 from dataclasses import replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from export.training.config import TrainingSettings
@@ -19,7 +22,7 @@ from export.training.group import Group
 from export.training.loop import FamilyTraining, Run
 from export.training.pictures import load_pictures, split_held_out
 from export.weights import load_weights
-from runtime.errors import UsageError
+from runtime.errors import CutoffError, UsageError
 from runtime.settings import load_settings
 
 
@@ -62,10 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.processes == 1:
         _train(0, 1, "", settings, arguments)
         return
+    faults: SimpleQueue[CutoffError] = get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         processes = spawn(  # type: ignore[no-untyped-call]
-            _train,
-            (arguments.processes, f"{folder}/rendezvous", settings, arguments),
+            _train_one,
+            (arguments.processes, f"{folder}/rendezvous", settings, arguments, faults),
             nprocs=arguments.processes,
             join=False,
         )
@@ -81,6 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
             while not processes.join():
                 pass
         except ProcessExitedException as fault:
+            if not faults.empty():
+                raise faults.get() from None
             if fault.signal_name == "SIGTERM":  # before a run was there to be saved
                 raise UsageError("stopped before the first step") from None
             raise
@@ -114,6 +120,22 @@ def start_from(family: FamilyTraining, file: Path, pictures: list[Tensor]) -> No
         raise UsageError(f"{file} is no start for these networks: it has no {fault}") from fault
     except RuntimeError as fault:
         raise UsageError(f"{file} is no start for these networks: {str(fault).splitlines()[-1].strip()}") from fault
+
+
+def _train_one(
+    rank: int,
+    size: int,
+    rendezvous: str,
+    settings: TrainingSettings,
+    arguments: argparse.Namespace,
+    faults: SimpleQueue[CutoffError],
+) -> None:
+    """Train in one of several processes; what is the user's fault goes to the process that can say so."""
+    try:
+        _train(rank, size, rendezvous, settings, arguments)
+    except CutoffError as fault:
+        faults.put(fault)
+        sys.exit(fault.exit_status)
 
 
 def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, arguments: argparse.Namespace) -> None:

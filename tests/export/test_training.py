@@ -111,6 +111,16 @@ def test_a_signal_to_the_command_reaches_all_its_processes(
     assert newest_checkpoint(tmp_path / "run") is not None
 
 
+def test_a_fault_in_several_processes_is_one_line(tmp_path: Path) -> None:
+    """What is wrong with the input is said once, as by a single process."""
+    words = [CONFIGS / "dpict-edge.toml", "--pictures", tmp_path / "none", "--run", tmp_path / "run"]
+    command = [sys.executable, "-m", "export", "train", *map(str, words), "--processes", "2"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert said.returncode == PictureError.exit_status
+    assert said.stderr.splitlines()[-1] == f"error: {tmp_path / 'none'}: no such file or folder"
+    assert said.stderr.count("error:") == 1 and "Traceback" not in said.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_a_signal_before_the_first_step_is_one_line(tiny_settings: TrainingSettings, tmp_path: Path) -> None:
     """Processes that still read pictures have nothing to save: the command says so, without a traceback."""
