@@ -23,12 +23,12 @@ def picture(photographs: dict[str, NDArray[np.uint8]], tmp_path_factory: pytest.
 
 @pytest.fixture(scope="module")
 def decodes(picture: Path) -> Sequence[Decode]:
-    return simulate(picture, "dpict-edge", IDLE, 1, 1)
+    return simulate(picture, "dpict-edge", "slow", IDLE, 1, 1)
 
 
 def test_same_seed_same_decodes(picture: Path, decodes: Sequence[Decode]) -> None:
     """All that a decode depends on is drawn from the seed, to the last digit of its time."""
-    assert list(simulate(picture, "dpict-edge", IDLE, 1, 1)) == list(decodes)
+    assert list(simulate(picture, "dpict-edge", "slow", IDLE, 1, 1)) == list(decodes)
 
 
 def test_half_the_least_time_makes_no_picture_and_four_times_enough_makes_one_of_full_size(
