@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
             if not faults.empty():
                 raise faults.get() from None
             if fault.signal_name == "SIGTERM":  # before a run was there to be saved
-                raise UsageError("stopped before the first step") from None
+                raise CutoffError("stopped before the first step") from None
             raise
 
 
