@@ -102,7 +102,6 @@ class Decoder:
         self._watch = Stopwatch(model.clock, model.costs, model.limits.seconds)
         self._late = False  # the deadline ended entropy decoding
         self._last_preview: _Preview | None = None
-        self._latents: Latents | None = None
         self._aim = model.family.synthesis  # the networks that are to make the picture
         self._slice_s = _SLICE_S  # what a slice takes
         self._error_at_start = 0.0
@@ -126,6 +125,8 @@ class Decoder:
                 self._parser.feed(data)
                 if self._parser.header is not None:
                     self._check_model(self._parser.header)
+            if self._parser.damaged:
+                self._forget_preview_of_damage()
             if self._parser.head is not None and not self._late:
                 self._advance()
             elif self._late and self._parser.damaged and self._fed > self._parser.verified:
@@ -185,7 +186,9 @@ class Decoder:
             LimitExceeded: the stream has taken more time than the codec's limits allow.
             Cancelled: `cancel` was called.
         """
-        if self._latents is None and not self._watch.cancelled:
+        if self._latents is None:
+            with self._working():
+                self._watch.check()
             return None
         image, header, latents = preview(self._model, self.rendering()), self._parser.header, self._latents
         if header is not None and latents is not None:  # not cancelled meanwhile
@@ -221,9 +224,10 @@ class Decoder:
         """Return what `finish` has to render.
 
         Raises:
-            Incomplete, StreamError, Cancelled: see `finish`.
+            Incomplete, StreamError, LimitExceeded, Cancelled: see `finish`.
         """
         with self._working():
+            self._watch.check()
             header, received = self._parser.header, self._parser.received
             if header is None:
                 raise Incomplete(f"incomplete stream: {received} bytes; the header alone takes {HEADER_BYTES}")
@@ -234,7 +238,7 @@ class Decoder:
                 frame = header.body_start + framed_bytes(self._parser.verified)
                 raise StreamError(f"damaged body: the checksum of the frame at byte {frame} is wrong")
             return Rendering(
-                latents=self._latents if self._finished or self._step is not None else None,
+                latents=self._latents,
                 header=header,
                 size=padded_size(header.height, header.width, self._model.family.stride),
                 deadline=self._deadline,
@@ -278,6 +282,7 @@ class Decoder:
     # Entropy decoding.
 
     def _restart(self) -> None:
+        self._latents: Latents | None = None
         self._coder = self._model.coder.decoder()
         self._fed = 0  # bytes of the body that the coder has
         self._plan: Iterator[Step] | None = None
@@ -316,6 +321,11 @@ class Decoder:
         self._coder.extend(bytes(self._parser.body[self._fed : available]), whole=whole and self._deadline is None)
         self._fed = available
         self._decode()
+
+    def _forget_preview_of_damage(self) -> None:
+        last = self._last_preview
+        if last is not None and last.basis.bytes_used > self._parser.bytes_verified:
+            self._last_preview = None
 
     def _take_back(self) -> None:
         """Forget what came of bytes that turned out damaged, although there is no time left to decode.
@@ -462,7 +472,7 @@ class Decoder:
                 self._free()
 
     def _free(self) -> None:
-        self._parser, self._latents, self._last_preview = StreamParser(self._model.limits), None, None
+        self._parser, self._last_preview = StreamParser(self._model.limits), None
         self._restart()
 
 

@@ -42,14 +42,13 @@ class Rendering:
     """One picture to be made.
 
     Attributes:
-        latents: None if there is no time for anything but the last preview.
         size: height and width after padding.
         aim: the roles that are to make it.
         last_preview: the answer where nothing else fits.
         working: counts a block as work on the stream; see `Stopwatch.working`.
     """
 
-    latents: Latents | None
+    latents: Latents
     header: Header
     size: tuple[int, int]
     deadline: Deadline | None
@@ -134,8 +133,6 @@ def _render_one(
     model: Model, one: Rendering, others: Sequence[Rendering], known: Reconstruction | None = None
 ) -> Rendered:
     """Make the best picture for which there is time, without taking from *others* what a preview takes them."""
-    if one.latents is None:
-        return Rendered(one.last_preview, (), one.watch.clock())
     with one.working():
         began = one.watch.clock()
         image, roles, skipped = _best_in_time(model, one, known or _reconstruct(one), others)
@@ -274,13 +271,7 @@ def _batch(model: Model, waiting: Sequence[Rendering]) -> Sequence[Rendering]:
 def _batches(waiting: Sequence[Rendering], sizes: Sequence[int]) -> Iterator[Sequence[Rendering]]:
     """Yield sets of those that can share a run with the first: the most first, the most urgent always among them."""
     first = waiting[0]
-    if first.latents is None:
-        return
-    alike = [
-        one
-        for one in waiting
-        if one.latents is not None and (one.size, one.aim) == (first.size, first.aim) and one.aim != PREVIEW
-    ]
+    alike = [one for one in waiting if (one.size, one.aim) == (first.size, first.aim) and one.aim != PREVIEW]
     for size in sizes:
         if size <= len(alike):
             yield alike[:size]
@@ -314,18 +305,13 @@ def _in_time(model: Model, batch: Sequence[Rendering], waiting: Sequence[Renderi
 def _one_by_one_s(model: Model, some: Sequence[Rendering], aim: Sequence[str] | None = None) -> Iterator[float]:
     """Yield when each of *some* is there, one after the other, from now; *aim*, if given, instead of their own."""
     return accumulate(
-        0.0
-        if one.latents is None
-        else reserve_s(model, one.pixels, aim or one.aim, preview_made=one.last_preview is not None)
-        for one in some
+        reserve_s(model, one.pixels, aim or one.aim, preview_made=one.last_preview is not None) for one in some
     )
 
 
 def _ends_s(model: Model, batch: Sequence[Rendering], roles: Sequence[str] | None = None) -> list[float]:
     """Return how long it takes until each picture of *batch* is there; with *roles*, these are what is left to run."""
     pixels, count = batch[0].pixels, len(batch)
-    if batch[0].latents is None:
-        return [0.0] * count
     begin = count * cost_s(model, pixels, ["reconstruct"]) if roles is None else 0.0
     networks = sum(_cost_together_s(model, pixels, role, count) for role in roles or batch[0].aim)
     finish = cost_s(model, pixels, ["finish"])
@@ -399,7 +385,6 @@ def _finished(one: Rendering, x: Tensor | NDArray[np.uint8], skipped: tuple[str,
 
 
 def _reconstruct(one: Rendering) -> Reconstruction:
-    assert one.latents is not None
     one.watch.check()
     with one.watch.timed("reconstruct"):
         return one.latents.reconstruct()

@@ -212,6 +212,37 @@ def test_damage_found_late_is_taken_back(
     assert expected.bytes_used - 4 <= picture.bytes_used <= expected.bytes_used  # a checksum may count or not
 
 
+@pytest.mark.parametrize("left_s", [0.002, 0.010])
+def test_a_preview_of_bytes_that_turn_out_damaged_does_not_answer(
+    world: World, make_golden: ModuleType, left_s: float
+) -> None:
+    """Where nothing but the last preview is left it must not show what the checksum has refused since."""
+    start = Header.from_bytes(world.stream, Limits()).body_start
+    damaged = make_golden.flipped(world.stream, start + 100, 3)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(damaged[: start + 2000])
+    assert decoder.prepare() and decoder.deadline is not None
+    world.now = decoder.deadline.instant - left_s
+    decoder.feed(damaged[start + 2000 : start + 2052])
+    picture = decoder.finish()
+    assert picture.damaged and picture.bytes_used <= picture.bytes_verified == start
+    assert (picture.image is None) == picture.missed == (left_s == 0.002)
+
+
+def test_a_preview_of_bytes_that_are_right_outlives_damage_behind_them(world: World, make_golden: ModuleType) -> None:
+    """What rests on verified bytes alone answers as before."""
+    start = Header.from_bytes(world.stream, Limits()).body_start
+    damaged = make_golden.flipped(world.stream, start + 2052 + 100, 3)
+    decoder = world.codec.decoder(world.deadline(1.0))
+    decoder.feed(damaged[: start + 2052])
+    assert decoder.prepare() and decoder.deadline is not None
+    world.now = decoder.deadline.instant - 0.0001
+    decoder.feed(damaged[start + 2052 : start + 2 * 2052])
+    picture = decoder.finish()
+    assert picture.damaged and picture.image is not None and not picture.missed
+    assert picture.bytes_used <= picture.bytes_verified
+
+
 def test_damage_found_late_that_reaches_into_another_step_begins_anew(world: World, make_golden: ModuleType) -> None:
     """What a family made of damaged symbols cannot be taken back; the picture then rests on the head segment alone."""
     start = Header.from_bytes(world.stream, Limits()).body_start

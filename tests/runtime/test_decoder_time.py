@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
-from decoding import fed
+from decoding import fed, header_of
 
 from runtime import Codec
 from runtime.errors import LimitExceeded
@@ -53,6 +53,23 @@ def test_work_beyond_the_time_limit_is_refused(hasty_codec: Codec, golden: dict[
             decoder.feed(stream[position : position + 50])
     for call in (decoder.finish, decoder.preview, lambda: decoder.feed(b"more")):
         with pytest.raises(LimitExceeded, match=r"allowed: 1$"):
+            call()
+
+
+def test_time_that_is_over_while_decoding_begins_anew_stays_over(
+    hasty_codec: Codec, golden: dict[str, bytes], make_golden: ModuleType, clock: Clock
+) -> None:
+    """Damage sends the decoder back to the start; if there is no time left for that, no later call makes a picture."""
+    stream = golden["frames"]
+    start = header_of(stream).body_start
+    damaged = make_golden.flipped(stream, start + 100, 3)
+    decoder = fed(hasty_codec, damaged[: start + 2000])
+    clock.tick_s = 0.6
+    with pytest.raises(LimitExceeded):
+        decoder.feed(damaged[start + 2000 : start + 2052])
+    clock.tick_s = 0.0
+    for call in (decoder.finish, decoder.preview):
+        with pytest.raises(LimitExceeded):
             call()
 
 
