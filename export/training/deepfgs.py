@@ -299,4 +299,14 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         networks=networks,
         stages={name: stage for name, stage in stages.items() if name in settings.stages},
         validation=ChannelValidation,
+        adopt=without_other_mutual,
     )
+
+
+def without_other_mutual(weights: dict[str, Tensor], networks: nn.Module, pictures: list[Tensor]) -> dict[str, Tensor]:
+    """Return *weights*, without those of a mutual entropy model that sees other channels: that begins as it is made."""
+    ours = networks.state_dict()
+    mutual = {name for name in weights if name.startswith("mutual.")}
+    if all(name in ours and ours[name].shape == weights[name].shape for name in mutual):
+        return weights
+    return {name: tensor for name, tensor in weights.items() if name not in mutual}

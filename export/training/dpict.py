@@ -212,10 +212,13 @@ class RandomCuts:
 class Joint:
     """Stage `joint`: everything that ships with `cuts`, at once, on complete latents and on random cuts.
 
-    Complete latents have the loss of stage `rd`, cuts that of `Percent`.
+    Complete latents have the loss of stage `rd`, cuts that of `Percent`. A percent of rate counts the same in every
+    patch, as it does where means are taken over pictures at fixed rates; otherwise busy patches would decide alone.
     """
 
     trains: tuple[str, ...] = ("g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview")
+    draws = 2  # of a cut, per batch
+    easy = 0.1  # of a batch's mean, added to rate and error of each patch, or those with hardly any would outweigh all
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
@@ -231,40 +234,46 @@ class Joint:
         if self._tables is None:
             self._tables = TorchTables(make_tables(networks.prior), x.device)
         settings, half = self._settings, x.shape[0] // 2
+        pixels = x.shape[2] * x.shape[3]
         with autocast(x):
             y = networks.g_a(x).float()
             z = networks.h_a(y).float()
             mu, level = (t.float() for t in networks.h_s(round_through(z)))
-        z_bits = networks.prior.bits(add_noise(z))
+        z_bpp = _sums(networks.prior.bits(add_noise(z))) / pixels
         whole, part = slice(0, half), slice(half, None)
         centred = y[whole] - mu[whole]
-        y_bits = gaussian_bits(add_noise(centred), sigma_from_level(level[whole]))
-        cut = self._tables.cut_through(y[part], mu[part], level[part], self._random.uniform(0.0, MOST_MISSING))
-        y_hat = torch.cat([round_through(centred) + mu[whole], cut.y_hat])
-        deviation = torch.cat([torch.zeros_like(cut.deviation), cut.deviation])
+        y_bpp = _sums(gaussian_bits(add_noise(centred), sigma_from_level(level[whole]))) / pixels
+        halves = zip(*(tensor[part].chunk(self.draws) for tensor in (y, mu, level)), strict=True)
+        cuts = [self._tables.cut_through(*each, self._random.uniform(0.0, MOST_MISSING)) for each in halves]
+        cut_bpp = torch.cat([_sums(cut.bits) for cut in cuts]) / pixels + z_bpp[part]
+        y_hat = torch.cat([round_through(centred) + mu[whole], *(cut.y_hat for cut in cuts)])
+        deviation = torch.cat([torch.zeros_like(centred), *(cut.deviation for cut in cuts)])
         with autocast(x):
             x_hat = networks.g_s_cuts(y_hat, deviation)
-            quick = networks.preview(cut.y_hat.detach())
-        errors = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
-        mse, mse_cut = errors[whole].mean(), errors[part].mean()
+            quick = networks.preview(y_hat[part].detach())
+        mse = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
         preview = (quick.float() - x[part]).square().mean() * 255.0**2
-        pixels = half * x.shape[2] * x.shape[3]
-        y_bpp, z_bpp, cut_y_bpp = y_bits.sum() / pixels, z_bits[whole].sum() / pixels, cut.bits.sum() / pixels
-        complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
+        complete = y_bpp + settings.z_rate_weight * z_bpp[whole] + settings.distortion_weight * mse[whole]
+        weight = (y_bpp.mean() / (y_bpp + self.easy * y_bpp.mean())).detach()
         partial = self._percent(
-            cut_y_bpp + z_bits[part].sum() / pixels,
-            mse_cut,
-            complete_bpp=y_bpp + z_bpp,
-            complete_distortion=settings.distortion_weight * mse,
+            cut_bpp + self.easy * cut_bpp.mean().detach(),
+            mse[part] + self.easy * mse[part].mean().detach(),
+            complete_bpp=(y_bpp + z_bpp[whole]).mean(),
+            complete_distortion=settings.distortion_weight * mse[whole].mean(),
         )
         figures = {
-            "y_bpp": y_bpp,
-            "z_bpp": z_bpp,
-            "mse": mse,
+            "y_bpp": y_bpp.mean(),
+            "z_bpp": z_bpp[whole].mean(),
+            "mse": mse[whole].mean(),
             "log_rate_mse": partial,
             "log_mse_preview": preview.log(),
         }
-        return complete + partial + preview.log(), figures
+        return (weight * complete).mean() + partial + preview.log(), figures
+
+
+def _sums(bits: Tensor) -> Tensor:
+    """Return the sum over each patch of (B, C, h, w)."""
+    return bits.flatten(1).sum(dim=1)
 
 
 class Post:

@@ -50,6 +50,18 @@ def with_options(settings: TrainingSettings, **options: Any) -> TrainingSettings
     )
 
 
+def test_every_ablation_can_begin_with_weights_of_all_parts(tiny_settings: TrainingSettings) -> None:
+    """What a part would have to be made anew for is left as it is made; all else is taken."""
+    weights = make_family(with_options(tiny_settings)).networks.state_dict()
+    for options in ABLATIONS.values():
+        family = make_family(with_options(tiny_settings, **options))
+        own = {name: tensor.clone() for name, tensor in family.networks.state_dict().items()}
+        family.networks.load_state_dict(family.adopt(weights, family.networks, []), strict=False)
+        for name, tensor in family.networks.state_dict().items():
+            taken = name in weights and not (options == {"mutual": False} and name.startswith("mutual."))
+            assert torch.equal(tensor, weights[name] if taken else own[name]), name
+
+
 @pytest.fixture(scope="module", params=["all", "bare"])
 def bundle(
     request: pytest.FixtureRequest,
