@@ -30,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.demo
 	$(BIN)/cutoff demo $(PICTURES) --out demo --live $(if $(SOURCE),--source $(SOURCE))
 
-# Every figure of README: make figures KODAK=folder CLASSIFY=folder-with-classifier [CURVES="published.csv ..."]
+# README's figures: make figures KODAK=folder CLASSIFY=folder-with-classifier [CURVES="published.csv ..."]
 # Takes an hour or more on two cores, and an otherwise idle machine, as times are measured; a rerun goes on. See CONTRIBUTING.md.
 figures: $(VENV)/.eval
 	PYTHONPATH=. $(BIN)/python benchmarks/figures.py --kodak $(KODAK) --classify $(CLASSIFY) \
@@ -41,6 +41,7 @@ figures: $(VENV)/.eval
 speed: $(VENV)/.dev
 	PYTHONPATH=. $(BIN)/python benchmarks/speed.py $(PICTURES) --json benchmarks/results/speed.json --readme README.md
 	PYTHONPATH=. $(BIN)/python benchmarks/peers.py $(PICTURES) --json benchmarks/results/peers.json --readme README.md
+	PYTHONPATH=. $(BIN)/python benchmarks/throughput.py $(PICTURES) --json benchmarks/results/throughput.json --readme README.md
 	PYTHONPATH=. $(BIN)/python benchmarks/memory.py $(firstword $(wildcard $(PICTURES:=/*.png)) $(PICTURES)) \
 	  --json benchmarks/results/memory.json --readme README.md
 

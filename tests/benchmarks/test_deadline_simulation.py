@@ -11,7 +11,7 @@ from deadline_simulation import simulate
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.evaluate.deadline.decodes import FULL_SIZE, IDLE, NOT_ARRIVED, Decode
+from runtime.evaluate.deadline.decodes import IDLE, NOT_ARRIVED, SYNTHESIS, Decode
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_same_seed_same_decodes(picture: Path, decodes: Sequence[Decode]) -> Non
     assert list(simulate(picture, "dpict-edge", "slow", IDLE, 1, 1)) == list(decodes)
 
 
-def test_half_the_least_time_makes_no_picture_and_four_times_enough_makes_one_of_full_size(
+def test_half_the_least_time_makes_no_picture_and_four_times_enough_makes_one_by_synthesis(
     decodes: Sequence[Decode],
 ) -> None:
     """Stages take their made-up time, and the decoder sees no other."""
@@ -45,5 +45,5 @@ def test_half_the_least_time_makes_no_picture_and_four_times_enough_makes_one_of
 
     hopeless, generous = answers(0.5, "minimum"), answers(4.0, "synthesis")
     assert hopeless and not any(one.psnr_db for one in hopeless)
-    assert generous and all(one.answer == FULL_SIZE and one.finished_ms <= one.deadline_ms for one in generous)
+    assert generous and all(one.answer == SYNTHESIS and one.finished_ms <= one.deadline_ms for one in generous)
     assert all(one.synthesis_ms > 71 for one in decodes)  # g_s alone takes about that much in this world

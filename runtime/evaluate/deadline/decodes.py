@@ -10,7 +10,7 @@ moment takes longer than one that does the same over and over.
 
     minimum     p99 of reading the head segment, h_s, reconstruction, preview and conversion
     synthesis   p99 of reading the head segment, h_s, reconstruction, synthesis without refinements and conversion
-    path        p99 of reconstruction, synthesis without refinements and conversion: the cheapest full-size path
+    path        p99 of reconstruction, synthesis without refinements and conversion: the cheapest path through synthesis
     ideal       the picture that unlimited time makes of the bytes that had arrived at the deadline less `path`
 """
 
@@ -42,7 +42,7 @@ from runtime.stream import Header
 
 IDLE, LOADED = "idle", "loaded"
 LOADS = (IDLE, LOADED)
-FULL_SIZE, PREVIEW, NOTHING, NOT_ARRIVED = "full size", "preview", "nothing", "not arrived"
+SYNTHESIS, PREVIEW, NOTHING, NOT_ARRIVED = "synthesis", "preview", "nothing", "not arrived"
 # Deadlines from hopeless to generous: a factor, and of what.
 DEADLINES = (
     (0.5, "minimum"),
@@ -70,7 +70,7 @@ class Decode:
         deadline_ms, minimum_ms, synthesis_ms: as defined above; the deadline counts from the beginning of the trace.
         head_ms: when the head segment was there, without which there is no picture; infinite if never.
         finished_ms: when the answer was there.
-        answer: "full size", "preview", "nothing" (the decoder said that there was no time), or "not arrived" (the head
+        answer: "synthesis", "preview", "nothing" (the decoder said that there was no time), or "not arrived" (the head
             segment was not there in time).
         bytes_used, bytes_ideal: what the answer rests on, and the ideal would.
         psnr_db, ideal_db: of the answer, and of the ideal; None if there is none.
@@ -254,7 +254,7 @@ def calibrate(codec: Codec, stream: bytes, runs: int, sleep: Callable[[float], N
         fed = clock()
         decoder.preview()
         minima.append(clock() - started)
-        timings = _full_size_timings(codec, shortest, sleep)
+        timings = _synthesis_timings(codec, shortest, sleep)
         paths.append(sum(timings.get(stage, 0.0) for stage in path) / 1000)
         syntheses.append(fed - started + paths[-1])
     return MeasuredCosts(*(quantile(values, _P99) for values in (minima, syntheses, paths)))
@@ -297,7 +297,7 @@ def _finish_by(instant: float | None, begun: float, deadline_s: float) -> float:
     return deadline_s if instant is None else instant - begun
 
 
-def _full_size_timings(codec: Codec, prefix: bytes, sleep: Callable[[float], None]) -> Mapping[str, float]:
+def _synthesis_timings(codec: Codec, prefix: bytes, sleep: Callable[[float], None]) -> Mapping[str, float]:
     decoder = codec.decoder()
     decoder.feed(prefix)
     sleep(_WAIT_S)
@@ -309,7 +309,7 @@ def _answer(codec: Codec, picture: Picture | None) -> str:
         return NOT_ARRIVED
     if picture.image is None:
         return NOTHING
-    return PREVIEW if set(picture.skipped) & set(codec.model.family.synthesis) else FULL_SIZE
+    return PREVIEW if set(picture.skipped) & set(codec.model.family.synthesis) else SYNTHESIS
 
 
 class _Ideals:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.evaluate.deadline.decodes import FULL_SIZE, LOADS, NOTHING, PREVIEW, Decode
+from runtime.evaluate.deadline.decodes import LOADS, NOTHING, PREVIEW, SYNTHESIS, Decode
 from runtime.evaluate.deadline.promptness import Punctuality, goals, overshoot_ms, punctuality
 from runtime.evaluate.report.drawing import drawn, shared_legend, svg_of
 from runtime.evaluate.report.html import figure, heading, paragraph, share_cell, table
@@ -18,7 +18,7 @@ from runtime.evaluate.texts import text_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = {FULL_SIZE: "#0b5fa5", PREVIEW: "#8fbbdf", NOTHING: "#c9d0d8", "late": "#cf4a1c"}
+_COLOURS = {SYNTHESIS: "#0b5fa5", PREVIEW: "#8fbbdf", NOTHING: "#c9d0d8", "late": "#cf4a1c"}
 
 
 def deadline_section(run: Run[Decode]) -> Section:
@@ -30,7 +30,7 @@ def deadline_section(run: Run[Decode]) -> Section:
             f"{len(run.rows)} decodes of streams that arrive over simulated links (constant, bursty, stalled, cut "
             "off), against real clocks. Deadlines are chosen relative to what this machine needs under the same load: "
             "the minimum is the 99th percentile of head segment, h_s, reconstruction and preview; synthesis is that "
-            "of head segment, h_s, reconstruction and the full-size network. Idle: nothing else runs; loaded: all "
+            "of head segment, h_s, reconstruction and the synthesis network. Idle: nothing else runs; loaded: all "
             "cores are kept busy."
         ),
         heading("Figures to reach"),
@@ -52,8 +52,8 @@ def deadline_section(run: Run[Decode]) -> Section:
             "In time: a picture by the deadline, of decodes whose head segment had arrived by then; the others are "
             "'not arrived' and count nowhere else. Nothing: the decoder said that there was no time. Overshoot is 0 "
             "for answers in time. Loss: PSNR of what unlimited time makes of the bytes that had arrived when the "
-            "cheapest full-size path had to start, less that of the picture; negative where later bytes were used "
-            "as well.",
+            "cheapest path through synthesis had to start, less that of the picture; negative where later bytes were "
+            "used as well.",
             "soft",
         ),
         heading("By link, all deadlines together"),
@@ -99,7 +99,7 @@ def _heights(decodes: Sequence[Decode], lines: Sequence[Punctuality]) -> dict[st
 
 
 def _kind(one: Decode) -> str:
-    return "late" if one.answer in (FULL_SIZE, PREVIEW) and overshoot_ms(one) > 0 else one.answer
+    return "late" if one.answer in (SYNTHESIS, PREVIEW) and overshoot_ms(one) > 0 else one.answer
 
 
 def _table(lines: Sequence[Punctuality]) -> str:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from runtime.codec import Codec
 from runtime.evaluate.deadline.decodes import (
     DEADLINES,
-    FULL_SIZE,
     IDLE,
     NOT_ARRIVED,
     NOTHING,
     PREVIEW,
+    SYNTHESIS,
     DeadlineJob,
     Decode,
     Place,
@@ -53,8 +53,8 @@ def test_every_deadline_meets_every_link(decodes: list[Decode]) -> None:
     for one in decodes:
         base = one.minimum_ms if one.relative_to == "minimum" else one.synthesis_ms
         assert one.deadline_ms == pytest.approx(one.factor * base)
-        assert one.answer in (FULL_SIZE, PREVIEW, NOTHING, NOT_ARRIVED)
-        assert (one.psnr_db is not None) == (one.answer in (FULL_SIZE, PREVIEW))
+        assert one.answer in (SYNTHESIS, PREVIEW, NOTHING, NOT_ARRIVED)
+        assert (one.psnr_db is not None) == (one.answer in (SYNTHESIS, PREVIEW))
         assert one.finished_ms > 0
 
 

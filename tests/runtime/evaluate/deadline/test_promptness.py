@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.evaluate.deadline.decodes import FULL_SIZE, IDLE, LOADED, NOT_ARRIVED, NOTHING, PREVIEW, Decode
+from runtime.evaluate.deadline.decodes import IDLE, LOADED, NOT_ARRIVED, NOTHING, PREVIEW, SYNTHESIS, Decode
 from runtime.evaluate.deadline.promptness import goals, punctuality
 
 
 def decode(answer: str, finished_ms: float = 90.0, **changes: object) -> Decode:
     """Return a decode against 100 ms, where the minimum is 40 ms and synthesis takes 60."""
-    shown = answer in (FULL_SIZE, PREVIEW)
+    shown = answer in (SYNTHESIS, PREVIEW)
     values = {
         "codec": "a",
         "load": IDLE,
@@ -33,7 +33,7 @@ def decode(answer: str, finished_ms: float = 90.0, **changes: object) -> Decode:
 
 def test_what_is_counted() -> None:
     """Decodes whose head segment did not arrive are counted apart, and nowhere else."""
-    some = [decode(FULL_SIZE), decode(PREVIEW), decode(FULL_SIZE, 103.0), decode(NOTHING, 101.0), decode(NOT_ARRIVED)]
+    some = [decode(SYNTHESIS), decode(PREVIEW), decode(SYNTHESIS, 103.0), decode(NOTHING, 101.0), decode(NOT_ARRIVED)]
     (line,) = punctuality(some)
     assert (line.n, line.not_arrived, line.in_time.count, line.late, line.nothing) == (4, 1, 2, 1, 1)
     assert line.preview.value == 0.25
@@ -42,15 +42,15 @@ def test_what_is_counted() -> None:
 
 
 def test_deadlines_loads_and_codecs_are_apart() -> None:
-    lines = punctuality([decode(FULL_SIZE), decode(FULL_SIZE, load=LOADED), decode(FULL_SIZE, codec="b"),
-                         decode(FULL_SIZE, factor=2.0)])  # fmt: skip
+    lines = punctuality([decode(SYNTHESIS), decode(SYNTHESIS, load=LOADED), decode(SYNTHESIS, codec="b"),
+                         decode(SYNTHESIS, factor=2.0)])  # fmt: skip
     assert [(line.codec, line.load, line.factor) for line in lines] == [
         ("a", IDLE, 1.5), ("a", LOADED, 1.5), ("b", IDLE, 1.5), ("a", IDLE, 2.0),
     ]  # fmt: skip
 
 
 def test_goals_are_reached() -> None:
-    found = goals([decode(FULL_SIZE)] * 1000)
+    found = goals([decode(SYNTHESIS)] * 1000)
     assert len(found) == 4 and all(goal.reached for goal in found)
 
 
@@ -58,25 +58,25 @@ def test_goals_are_reached() -> None:
     ("missed", "which"),
     [
         ([decode(NOTHING)] * 2, "in time"),
-        ([decode(FULL_SIZE, 106.0)] * 2, "overshoot"),
-        ([decode(PREVIEW)] * 60, "not full size"),
-        ([decode(FULL_SIZE, ideal_db=40.0)] * 50, "mean loss"),
+        ([decode(SYNTHESIS, 106.0)] * 2, "overshoot"),
+        ([decode(PREVIEW)] * 60, "answered by the preview or nothing"),
+        ([decode(SYNTHESIS, ideal_db=40.0)] * 50, "mean loss"),
     ],
 )
 def test_goals_are_missed(missed: list[Decode], which: str) -> None:
-    found = goals([*[decode(FULL_SIZE)] * (1000 - len(missed)), *missed])
+    found = goals([*[decode(SYNTHESIS)] * (1000 - len(missed)), *missed])
     assert which in [goal.figure.partition(",")[0].split(" against")[0] for goal in found if not goal.reached]
 
 
 def test_a_busy_machine_may_overshoot_more() -> None:
-    late = [decode(FULL_SIZE, 110.0, load=load) for load in (IDLE, LOADED) for _ in range(10)]
+    late = [decode(SYNTHESIS, 110.0, load=load) for load in (IDLE, LOADED) for _ in range(10)]
     reached = {goal.load: goal.reached for goal in goals(late) if goal.figure.startswith("overshoot")}
     assert reached == {IDLE: False, LOADED: True}
 
 
 def test_hopeless_deadlines_count_for_no_goal() -> None:
     hopeless = decode(NOTHING, deadline_ms=30.0)
-    for goal in goals([decode(FULL_SIZE), hopeless]):
+    for goal in goals([decode(SYNTHESIS), hopeless]):
         assert (goal.n, goal.reached) == (1, True)
 
 
