@@ -22,7 +22,7 @@ from runtime.model import Model
 from runtime.picture import Image
 from runtime.stream import Limits
 
-_AMPLE_MS = 600_000  # for `warm`: what runs under a deadline is to run, but nothing is left out
+_AMPLE_MS = 600_000  # for `rehearse`: what runs under a deadline is to run, but nothing is left out
 
 
 class Codec:
@@ -99,6 +99,7 @@ class Codec:
         """Open every engine and run all stages on a picture of *width* x *height*, so that their costs are known.
 
         The fastest coder is loaded first; where its machine code is not in the cache yet, it is compiled.
+        Whoever decodes one stream alone need not encode for that: see `rehearse`.
         """
         self.model.hurry()
         row, column = np.ogrid[:height, :width]
@@ -108,10 +109,23 @@ class Codec:
             encoding = self.encode(image.astype(np.uint8))
             stream, shortest = encoding.stream, int(encoding.value.offsets[0])
             for length in (len(stream), max(shortest, len(stream) // 8)):
-                decoder = self.decoder(Deadline.after_ms(_AMPLE_MS, self.model.clock))
-                decoder.feed(stream[:length])
-                decoder.preview()
-                decoder.finish()
+                self._rehearse(stream[:length])
+
+    def rehearse(self, prefix: bytes) -> None:
+        """Decode *prefix* some times with all the time there is, preview included, so that its costs are known.
+
+        Raises:
+            StreamError, ModelMismatch, LimitExceeded, Incomplete: see `Decoder`.
+        """
+        self.model.hurry()
+        for _ in range(3):
+            self._rehearse(prefix)
+
+    def _rehearse(self, prefix: bytes) -> None:
+        decoder = self.decoder(Deadline.after_ms(_AMPLE_MS, self.model.clock))
+        decoder.feed(prefix)
+        decoder.preview()
+        decoder.finish()
 
     def close(self) -> None:
         """Save measured costs and free the engines."""

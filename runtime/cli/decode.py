@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         codec = open_codec(header, arguments)
         codec.model.open_all()
     with naming(arguments.input):
-        picture = _decode(codec, header, prefix, arguments, ms)
+        picture = _decode(codec, prefix, arguments, ms)
     ms.update(picture.timings)
     if picture.image is not None:
         with timed(ms, "write"):
@@ -68,13 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _decode(
-    codec: Codec, header: Header, prefix: bytes, arguments: argparse.Namespace, ms: dict[str, float]
-) -> Picture:
+def _decode(codec: Codec, prefix: bytes, arguments: argparse.Namespace, ms: dict[str, float]) -> Picture:
     if arguments.deadline_ms is None:
         return codec.decode(prefix, strict=arguments.strict)
     with timed(ms, "warm"):
-        codec.warm(header.width, header.height)
+        codec.rehearse(prefix)
     picture = codec.decode(prefix, Deadline.after_ms(arguments.deadline_ms), strict=arguments.strict)
     codec.close()  # keeps the measured costs; those of a cold run would mislead
     return picture

@@ -38,6 +38,15 @@ def test_warming_measures_every_stage(make_golden: ModuleType) -> None:
             assert codec.model.costs.knows(stage, 128 * 64), stage
 
 
+def test_rehearsing_measures_what_decoding_takes(make_golden: ModuleType) -> None:
+    """A prefix that was rehearsed is decoded by measured costs, and nothing was encoded for that."""
+    with Codec.open(make_golden.HERE / "tiny", threads=1) as codec:
+        codec.model.costs = Costs()
+        codec.rehearse((make_golden.HERE / "valid" / "rgb.cut").read_bytes())
+        for stage, runs in (("entropy", 3), ("reconstruct", 6), ("g_s", 3), ("preview", 3), ("g_a", 0)):
+            assert codec.model.costs.runs(stage, 128 * 192) == runs, stage
+
+
 def test_generous_deadline_changes_no_pixel(codec: Codec, stream: bytes) -> None:
     """With a minute to spare a deadline is as none."""
     picture, free = codec.decode(stream, Deadline.after_ms(60_000)), codec.decode(stream)
