@@ -89,7 +89,6 @@ class Capture:
         self._wait = wait or self._stop.wait
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self.pictures = 0
-        self.failures = 0
         self._gives = False  # the last call for a picture brought one
         self._asked_at: float | None = None  # when the driver was called that has not answered yet
 
@@ -127,10 +126,8 @@ class Capture:
                     self._gives = False
                     self._called(source.close)
             except SourceLost as fault:
-                self.failures += 1
                 _LOG.warning("source lost", extra={"fault": str(fault)})
             except Exception as fault:  # a driver's: whatever it is, the camera must come back
-                self.failures += 1
                 _LOG.exception("source failed", extra={"fault": str(fault)})
             pause = _RETRY_S[0] if self.pictures > before else min(2 * pause, _RETRY_S[1])
             if self._wait(pause):

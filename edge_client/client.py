@@ -35,7 +35,7 @@ from edge_client.status import StatusServer
 from edge_client.tasks import end, until_first
 from edge_client.transport import Transport
 from runtime.codec import Codec
-from runtime.errors import EngineError, OutputError
+from runtime.errors import ConfigurationError, EngineError, OutputError
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
@@ -74,6 +74,7 @@ class Client:
             lambda: open_source(settings.source, self._cv2), self._newest, settings.source.fps, clock=clock
         )
         self._spool: Spool | None = None
+        self._refusal: ConfigurationError | None = None  # the spool is another camera's
         self._spool_thread = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._resting: dict[int, float] = {}  # frames of the spool that made no progress, and until when they wait
         self._lately: collections.Counter[str] = collections.Counter()
@@ -128,6 +129,8 @@ class Client:
         finally:
             await end(tasks)
             await self._close(encoding)
+        if self._refusal is not None:
+            raise self._refusal
         if encoding.fault is not None:
             raise EngineError(f"encoding failed again and again: {encoding.fault}") from encoding.fault
 
@@ -214,7 +217,7 @@ class Client:
         return self._spool.best(count, without) if self._spool is not None else []
 
     def _portion(self, one: Spooled) -> int:
-        """Return up to where *one* is sent this time: first every frame's beginning, then the rest."""
+        """Return up to where *one* is sent this time: first its beginning, then the rest."""
         wanted, first = self._wanted(one.frame), self._settings.spool.portion_bytes
         return min(wanted, first) if one.held < first else wanted
 
@@ -252,6 +255,7 @@ class Client:
             metrics.spool_frames.set(self._spool.frames)
             metrics.spool_bytes.set(self._spool.size_bytes)
             metrics.spool_evicted.set(self._spool.evicted)
+            metrics.spool_set_aside.set(self._spool.set_aside)
 
     async def _drain(self, encoding: Encoding) -> None:
         """Take no more pictures; wait for what is under way, each frame until its deadline at the latest."""
@@ -282,9 +286,9 @@ class Client:
         _LOG.info("ended", extra={"in_spool": self._spool.frames if self._spool else 0})
 
     def _open_spool(self) -> None:
-        settings = self._settings.spool
+        settings, camera = self._settings.spool, self._settings.camera
         if settings.file is not None:
-            self._spool = Spool(settings.file, settings.most_bytes, settings.most_hours * 3600, self._clock)
+            self._spool = Spool(settings.file, camera, settings.most_bytes, settings.most_hours * 3600, self._clock)
 
     def _close_spool(self) -> None:
         if self._spool is not None:
@@ -315,9 +319,13 @@ class Client:
         return asyncio.get_running_loop().run_in_executor(self._spool_thread, work)
 
     async def _reported(self, work: asyncio.Future[T]) -> T | None:
-        """Return what *work* gives; None if the spool failed, which is logged and counted."""
+        """Return what *work* gives; None if the spool failed, which is logged and counted, or ends the client."""
         try:
             return await work
+        except ConfigurationError as fault:  # another camera's spool: no frame may go into it, or come out of it
+            self._refusal = fault
+            self._stop.set()
+            return None
         except OutputError as fault:  # the camera goes on
             self.metrics.spool_errors.inc()
             _LOG.error("spool failed", extra={"fault": str(fault)})

@@ -35,6 +35,7 @@ class Metrics:
         self.spool_evicted = self._gauge(
             "spool_evicted_frames", "frames that gave way to the spool's caps since the start"
         )
+        self.spool_set_aside = self._gauge("spool_set_aside", "damaged spools that were set aside since the start")
         self.spool_errors = self._counter("spool_errors", "frames or notes that the spool could not keep")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

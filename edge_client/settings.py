@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from runtime.errors import ConfigurationError
 from runtime.protocol import MAX_CHUNK, MAX_NAME
@@ -140,11 +140,11 @@ class SpoolSettings:
     """Frames that must not be lost.
 
     Attributes:
-        file: of the spool, an SQLite database; none for no spool.
+        file: of the spool, an SQLite database, for this camera alone; none for no spool.
         keep: "all" frames from the moment they are encoded until the server has stored them, or only the "unsent" ones
             whose deadline passed first.
         frame_bytes: how many bytes of a frame are to reach the server; 0 for whole streams.
-        portion_bytes: every frame's first so many bytes are resent before any frame's rest.
+        portion_bytes: so many bytes of a frame are resent at first; its rest waits until that gains most per byte.
         most_bytes, most_hours: caps; hours count while the client runs.
     """
 
@@ -220,11 +220,9 @@ def _faults(settings: EdgeSettings) -> list[str]:
     """Return what is wrong with *settings*, in words."""
     server, source, sending, spool = settings.server, settings.source, settings.sending, settings.spool
     picture, codec = settings.picture, settings.codec
-    try:
-        address = urlsplit(server.url)
-        _ = address.port
-    except ValueError as fault:
-        return [f"server.url: {fault}"]
+    address = _parts(server.url)
+    if address is None:
+        return ["server.url must be ws://HOST or wss://HOST, and is no address that can be read"]
     limits: list[tuple[str, float, float, float]] = [
         ("server.connect_s", server.connect_s, 0.1, 600),
         ("server.silence_s", server.silence_s, 0.5, 3600),
@@ -273,11 +271,11 @@ def _faults(settings: EdgeSettings) -> list[str]:
             _CAMERA.fullmatch(settings.camera),
             f"camera must be 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -, not {settings.camera!r}",
         ),
+        (not address.username and not address.password, "server.url must hold no password; the token is given apart"),
         (
             address.scheme in ("ws", "wss") and address.hostname,
             f"server.url must be ws://HOST or wss://HOST, not {server.url!r}",
         ),
-        (not address.username and not address.password, "server.url must hold no password; the token is given apart"),
         (
             address.scheme == "wss" or server.plain or address.hostname in _LOOPBACK,
             "server.url is ws://, which shows the token to everybody on the way; use wss://, or set server.plain",
@@ -288,8 +286,9 @@ def _faults(settings: EdgeSettings) -> list[str]:
             f"source.path is missing, which kind {source.kind!r} needs",
         ),
         (
-            source.kind != "rtsp" or source.url.startswith(("rtsp://", "rtsps://")),
-            f"source.url must be rtsp://…, in the file or in {SOURCE_VARIABLE}",
+            source.kind != "rtsp" or _is_camera(source.url),
+            f"source.url must be rtsp://HOST/…, in the file or in {SOURCE_VARIABLE}; "
+            "/ ? # [ ] in user and password, and @ behind the host, are written %2F %3F %23 %5B %5D, and %40",
         ),
         (
             len(picture.crop) in (0, 4) and all(number >= 0 for number in picture.crop) and all(picture.crop[2:]),
@@ -297,3 +296,25 @@ def _faults(settings: EdgeSettings) -> list[str]:
         ),
     ]
     return faults + [fault for sound, fault in checks if not sound]
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Return the parts of *url*; None if it has none, or a host or port that cannot be.
+
+    Why is not told: Python's words may quote a password.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        (parts.hostname or "").encode("idna")  # as resolvers do
+    except ValueError:  # UnicodeError is one
+        return None
+    return parts
+
+
+def _is_camera(url: str) -> bool:
+    """True if *url* is an RTSP camera's, whose user and password end where they seem to: what follows is logged."""
+    parts = _parts(url)
+    if parts is None or not url.startswith(("rtsp://", "rtsps://")) or not parts.hostname:
+        return False
+    return "@" not in parts._replace(netloc="").geturl()

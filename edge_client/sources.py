@@ -66,7 +66,7 @@ def import_cv2() -> Any:
         import cv2
     except ImportError as fault:
         raise MissingExtra(
-            f"`cutoff edge` needs OpenCV ({fault}): pip install 'cutoff[edge]'; on a Jetson see docs/edge.md"
+            f"`cutoff edge` needs OpenCV ({fault}): pip install '.[edge]' in the checkout; on a Jetson see docs/edge.md"
         ) from fault
     return cv2
 

@@ -3,22 +3,26 @@
 One thread uses it. What it cannot do, as on a full disk, is an OutputError, after which it can be used further. A
 database that is damaged is set aside under another name, for people, and a new one begun.
 
+A spool is one camera's: its name stands in the database, and a lock lies beside it. Another camera would send what it
+finds there under its own name, and forget it.
+
 Age is the time that the spool was in use since a frame came: a clock that jumps makes nothing old.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from edge_client.frames import CameraFrame
 from edge_client.worth import Worth
-from runtime.errors import OutputError
+from runtime.errors import ConfigurationError, OutputError
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -38,8 +42,11 @@ _TABLES = (
     "INSERT INTO used VALUES (0)",
     f"PRAGMA user_version = {_VERSION}",
 )
-# Ages and sizes apart from the streams: what is too old, and how much there is, is found without reading those.
-_BY_AGE = "CREATE INDEX IF NOT EXISTS by_age ON frames (added, size)"
+_ADDED_LATER = (
+    # Ages and sizes apart from the streams: what is too old, and how much there is, is found without reading those.
+    "CREATE INDEX IF NOT EXISTS by_age ON frames (added, size)",
+    "CREATE TABLE IF NOT EXISTS owner (camera TEXT NOT NULL)",
+)
 _SIDE_FILES = ("", "-wal", "-shm")
 
 T = TypeVar("T")
@@ -56,20 +63,34 @@ class Spooled:
 class Spool:
     """The frames that wait, at most *most_bytes* of streams, none older than *most_s* seconds of use."""
 
-    def __init__(self, path: Path, most_bytes: int, most_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Open the database at *path*, or begin one.
+    def __init__(
+        self,
+        path: Path,
+        camera: str,
+        most_bytes: int,
+        most_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open the database at *path*, or begin one; one that has no name in it is *camera*'s from now on.
 
         Raises:
             OutputError: neither is possible.
+            ConfigurationError: it is another camera's, or another process holds it.
         """
-        self._path, self._most_bytes, self._most_s, self._clock = path, most_bytes, most_s, clock
+        self._path, self._camera = path, camera
+        self._most_bytes, self._most_s, self._clock = most_bytes, most_s, clock
         self._opened_at, self._used_before = clock(), 0.0
         self._database: sqlite3.Connection | None = None
         self.frames = 0
         self.size_bytes = 0
         self.evicted = 0
         self.set_aside = 0
-        self._use(lambda database: None)
+        self._lock = _locked(path)
+        try:
+            self._use(lambda database: None)
+        except BaseException:
+            self._lock.close()
+            raise
 
     def add(self, frame: CameraFrame, held: int = 0) -> None:
         """Keep *frame*, of which the server has stored *held* bytes; frames of least worth give way to the caps.
@@ -135,13 +156,14 @@ class Spool:
         self._use(self._expire)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and let another process have it."""
         if self._database is not None:
             try:
                 self._use(self._expire)
             except OutputError as fault:
                 _LOG.error("spool not closed in order", extra={"fault": str(fault)})
             self._disconnect()
+        self._lock.close()
 
     def _use(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do *work* in one transaction; where the database proves to be damaged, with a new one."""
@@ -174,7 +196,6 @@ class Spool:
 
     def _connect(self) -> sqlite3.Connection:
         if self._database is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(database)
@@ -194,7 +215,9 @@ class Spool:
         for statement in _TABLES if version == 0 else ():
             database.execute(statement)
         if version in (0, _VERSION):
-            database.execute(_BY_AGE)
+            for statement in _ADDED_LATER:
+                database.execute(statement)
+            self._claim(database)
         database.execute("COMMIT")
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"version {version} of a spool, not {_VERSION}")
@@ -204,6 +227,14 @@ class Spool:
         (self._used_before,) = database.execute("SELECT seconds FROM used").fetchone()
         self._opened_at = self._clock()
         self._count(database)
+
+    def _claim(self, database: sqlite3.Connection) -> None:
+        database.execute("INSERT INTO owner SELECT ? WHERE NOT EXISTS (SELECT * FROM owner)", (self._camera,))
+        (owner,) = database.execute("SELECT camera FROM owner").fetchone()
+        if owner != self._camera:
+            raise ConfigurationError(
+                f"spool.file: {self._path} is the spool of camera {owner!r}, not of {self._camera!r}; each has its own"
+            )
 
     def _put_aside(self, fault: Exception) -> None:
         self._disconnect()
@@ -259,6 +290,21 @@ class Spool:
         ).fetchone()
         captured, held, curve, stream = row
         return Spooled(CameraFrame(sequence, bytes(stream), Worth.from_text(curve), captured, None), held)
+
+
+def _locked(path: Path) -> TextIO:
+    """Return the lock file beside *path*, which this process holds until it closes it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(f"{path}.lock", "w")  # noqa: SIM115 - open as long as the spool
+    except OSError as fault:
+        raise OutputError(f"spool: {path}: {fault}") from fault
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        lock.close()
+        raise ConfigurationError(f"spool.file: {path} is held by another process; each camera has its own") from fault
+    return lock
 
 
 def _damaged(fault: Exception) -> bool:

@@ -44,6 +44,8 @@ from runtime.protocol import (
 _LOG = logging.getLogger(__name__)
 _LASTING_S = 5.0  # a connection that stood for so long was a good one
 _CLOSE_S = 1.0
+# UnicodeError: a host's name that cannot be, as in a redirect.
+_FAILURES = (OSError, UnicodeError, WebSocketException, ProtocolError, TimeoutError, asyncio.TimeoutError)
 
 
 class Refused(Exception):
@@ -105,7 +107,7 @@ class Transport:
                 fault = "closed by the server"
             except Refused as refusal:
                 fault, retry_after_s = str(refusal), refusal.retry_after_s
-            except (OSError, WebSocketException, ProtocolError, TimeoutError, asyncio.TimeoutError) as failure:
+            except _FAILURES as failure:
                 fault = str(failure) or type(failure).__name__
             attempt = 1 if self._clock() - began > _LASTING_S + self._settings.connect_s else attempt + 1
             most_s = self._settings.backoff_most_s
@@ -117,7 +119,7 @@ class Transport:
         """Run one connection until it ends.
 
         Raises:
-            Refused, OSError, WebSocketException, ProtocolError, TimeoutError: why it ended.
+            Refused, or one of _FAILURES: why it ended.
         """
         settings = self._settings
         try:
@@ -136,7 +138,7 @@ class Transport:
         except InvalidStatus as fault:
             self._metrics.connections.labels("refused").inc()
             raise Refused(f"HTTP {fault.response.status_code}", _retry_after(fault)) from fault
-        except (OSError, InvalidHandshake, TimeoutError, asyncio.TimeoutError):
+        except (OSError, UnicodeError, InvalidHandshake, TimeoutError, asyncio.TimeoutError):
             self._metrics.connections.labels("failed").inc()
             raise
         async with opened as socket:

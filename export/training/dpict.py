@@ -243,8 +243,8 @@ class Joint:
         whole, part = slice(0, half), slice(half, None)
         centred = y[whole] - mu[whole]
         y_bpp = _sums(gaussian_bits(add_noise(centred), sigma_from_level(level[whole]))) / pixels
-        halves = zip(*(tensor[part].chunk(self.draws) for tensor in (y, mu, level)), strict=True)
-        cuts = [self._tables.cut_through(*each, self._random.uniform(0.0, MOST_MISSING)) for each in halves]
+        chunks = zip(y[part].chunk(self.draws), mu[part].chunk(self.draws), level[part].chunk(self.draws), strict=True)
+        cuts = [self._tables.cut_through(*chunk, self._random.uniform(0.0, MOST_MISSING)) for chunk in chunks]
         cut_bpp = torch.cat([_sums(cut.bits) for cut in cuts]) / pixels + z_bpp[part]
         y_hat = torch.cat([round_through(centred) + mu[whole], *(cut.y_hat for cut in cuts)])
         deviation = torch.cat([torch.zeros_like(centred), *(cut.deviation for cut in cuts)])

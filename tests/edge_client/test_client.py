@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from edge_client.dispatch import Finished
 from edge_client.settings import EdgeSettings, SendingSettings, SourceSettings, SpoolSettings
 from edge_client.spool import Spool
 from runtime import Codec
+from runtime.errors import ConfigurationError
 from runtime.protocol import Result
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +63,11 @@ def value(client: Client, name: str, **labels: str) -> float:
 
 
 def spooled(path: Path) -> dict[int, bytes]:
-    """Return what is in a spool, by sequence."""
-    spool = Spool(path, 10**9, 1e9)
-    found = {one.frame.sequence: one.frame.stream for one in spool.best(10**6)}
-    spool.close()
-    return found
+    """Return what is in a spool, by sequence; a client may be at work in it."""
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT * FROM sqlite_master WHERE name = 'frames'").fetchall():
+            return {}
+        return dict(database.execute("SELECT sequence, stream FROM frames"))
 
 
 def test_pictures_arrive_and_are_answered(settings: Make) -> None:
@@ -163,11 +166,11 @@ def test_nothing_is_lost_in_an_outage(settings: Make, tmp_path: Path, keep: str)
 
 
 def test_spool_is_resent_by_worth_beginnings_first(settings: Make, tmp_path: Path) -> None:
-    """Every frame's first portion before any frame's rest; of the portions, those that gain most before others."""
+    """What gains most comes first: of frames that differ this little, every first portion before any rest."""
 
     async def story() -> None:
         path = tmp_path / "spool.sqlite"
-        spool = Spool(path, 10**9, 1e9)
+        spool = Spool(path, "gate", 10**9, 1e9)
         for sequence, gain in [(1, 1.0), (2, 4.0), (3, 2.0), (4, 3.0)]:
             spool.add(frame(sequence, gain=gain))
         spool.close()
@@ -216,6 +219,36 @@ def test_spool_that_cannot_be_written_does_not_stop_the_camera(
             client = await with_client(made, lambda client: until(lambda: answered(double) >= 3))
             assert value(client, "spool_errors_total") >= 3
             assert "spool failed" in caplog.text
+
+    asyncio.run(story())
+
+
+def test_damaged_spool_is_counted(settings: Make, tmp_path: Path) -> None:
+    """What lay in it is lost until somebody looks at it, so that somebody should hear of it."""
+
+    async def story() -> None:
+        (tmp_path / "spool.sqlite").write_bytes(b"rubbish" * 1000)
+        made = settings("ws://127.0.0.1:9", spool=SpoolSettings(tmp_path / "spool.sqlite"))
+        client = await with_client(made, lambda client: until(lambda: value(client, "spool_set_aside") == 1))
+        assert value(client, "spool_set_aside") == 1
+
+    asyncio.run(story())
+
+
+def test_spool_of_another_camera_ends_the_client(settings: Make, tmp_path: Path) -> None:
+    """With one clear error; its frames stay where they are, and none is added to them."""
+
+    async def story() -> None:
+        path = tmp_path / "spool.sqlite"
+        spool = Spool(path, "yard", 10**9, 1e9)
+        spool.add(frame(1))
+        spool.close()
+        async with ingest_double() as double:
+            made = settings(double.url, spool=SpoolSettings(path))
+            with pytest.raises(ConfigurationError, match="is the spool of camera 'yard', not of 'gate'"):
+                await asyncio.wait_for(Client(made).run(), SAFETY_S)
+            assert 1 not in double.held
+        assert set(spooled(path)) == {1}
 
     asyncio.run(story())
 
@@ -380,8 +413,6 @@ def test_check_refuses_what_would_fail(
 
 def test_second_client_of_a_camera_is_refused(settings: Make) -> None:
     """Both would give the same numbers."""
-    from runtime.errors import ConfigurationError
-
     made = settings("ws://127.0.0.1:9")
     first = Client(made)
     with pytest.raises(ConfigurationError, match="another process"):

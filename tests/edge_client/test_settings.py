@@ -88,7 +88,11 @@ def test_unknown_key_is_refused_with_those_allowed(tmp_path: Path) -> None:
         ("server.url", '"http://a"', "server.url must be ws"),
         ("server.url", '"wss://"', "server.url must be ws"),
         ("server.url", '"wss://a:99999"', "server.url"),
+        ("server.url", '"wss://cam..example"', "server.url must be ws"),
+        ("server.url", '"wss://me:hush[@a"', "server.url must be ws"),
+        ("server.url", '"wss://me:hu/hush@a"', "server.url must be ws"),
         ("server.url", '"wss://me:hush@a"', "server.url must hold no password"),
+        ("server.url", '"http://me:hush@a"', "server.url must hold no password"),
         ("server.url", '"ws://far.example"', "shows the token"),
         ("server.token", '""', "no token: set CUTOFF_EDGE_TOKEN"),
         ("server.backoff_most_s", "0.1", "server.backoff_most_s must be 0.5 to"),
@@ -114,6 +118,29 @@ def test_value_out_of_range_is_refused(tmp_path: Path, key: str, value: str, wor
         load(tmp_path, changed(key, value))
     assert "edge.toml" in str(refusal.value)
     assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://me:hush[@camera/live",
+        "rtsp://me:hush]@camera/live",
+        "rtsp://me:hush/1@camera/live",
+        "rtsp://me:1/hush@camera/live",
+        "rtsp://me:1?hush@camera/live",
+        "rtsp://me:1#hush@camera/live",
+        "rtsp://camera:99999/hush",
+        "rtsp:///hush",
+        "http://camera/hush",
+    ],
+)
+def test_address_of_a_camera_must_be_clear(tmp_path: Path, url: str) -> None:
+    """Where a password would end too early, its rest is taken for a path, and logged; so it is written otherwise."""
+    text = SOUND.replace('"pattern"', '"rtsp"')
+    with pytest.raises(ConfigurationError, match=r"source\.url must be rtsp://HOST.*%2F") as refusal:
+        load(tmp_path, text, CUTOFF_EDGE_SOURCE_URL=url)
+    assert "hush" not in str(refusal.value)
+    assert load(tmp_path, text, CUTOFF_EDGE_SOURCE_URL="rtsp://me:%2F%5Bp@ss@camera:554/live?channel=1#a")
 
 
 def test_plain_connections_are_for_this_machine_or_asked_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from edge_frames import frame
 
 from edge_client.spool import Spool
-from runtime.errors import OutputError
+from runtime.errors import ConfigurationError, OutputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +26,10 @@ class FakeClock:
         return self.now
 
 
-def spool(path: Path, most_bytes: int = 10**9, most_s: float = 1e6, clock: FakeClock | None = None) -> Spool:
-    return Spool(path / "spool.sqlite", most_bytes, most_s, clock or FakeClock())
+def spool(
+    path: Path, most_bytes: int = 10**9, most_s: float = 1e6, clock: FakeClock | None = None, camera: str = "gate"
+) -> Spool:
+    return Spool(path / "spool.sqlite", camera, most_bytes, most_s, clock or FakeClock())
 
 
 def sequences(one: Spool, count: int = 100) -> list[int]:
@@ -85,6 +87,16 @@ def test_best_is_what_gains_most_by_its_next_byte(tmp_path: Path) -> None:
     one.stored(2, 8000, done=False)
     assert sequences(one) == [4, 3, 1, 2]
     assert [each.frame.sequence for each in one.best(2, without={4, 1})] == [3, 2]
+    one.close()
+
+
+def test_rest_of_a_busy_picture_may_come_before_the_beginning_of_a_dark_one(tmp_path: Path) -> None:
+    """What the next byte gains is all that counts, not which byte of its stream it is."""
+    one = spool(tmp_path)
+    one.add(frame(1, gain=10.0))
+    one.add(frame(2, gain=0.1))
+    one.stored(1, 8192, done=False)
+    assert sequences(one) == [1, 2]
     one.close()
 
 
@@ -188,6 +200,44 @@ def test_database_of_another_version_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "spool.sqlite.damaged-1").exists()
 
 
+def test_spool_of_another_camera_is_refused(tmp_path: Path) -> None:
+    """It would send these frames under its own name, and forget them; their own camera finds them as they were."""
+    one = spool(tmp_path)
+    one.add(frame(1))
+    one.close()
+    with pytest.raises(ConfigurationError, match=r"spool\.file: .* is the spool of camera 'gate', not of 'yard'"):
+        spool(tmp_path, camera="yard")
+    one = spool(tmp_path)
+    assert sequences(one) == [1]
+    assert one.set_aside == 0
+    one.close()
+
+
+@pytest.mark.parametrize("camera", ["gate", "yard"])
+def test_spool_in_use_is_refused(tmp_path: Path, camera: str) -> None:
+    """Whoever asks, until it is closed."""
+    one = spool(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"spool\.file: .* is held by another process"):
+        spool(tmp_path, camera=camera)
+    one.close()
+    spool(tmp_path).close()
+
+
+def test_spool_without_a_name_takes_the_first(tmp_path: Path) -> None:
+    """As earlier versions made them: what is in it is sent, and nobody else may have it from then on."""
+    one = spool(tmp_path)
+    one.add(frame(1))
+    one.close()
+    with sqlite3.connect(tmp_path / "spool.sqlite") as database:
+        database.execute("DROP TABLE owner")
+    database.close()
+    one = spool(tmp_path, camera="yard")
+    assert sequences(one) == [1]
+    one.close()
+    with pytest.raises(ConfigurationError, match="camera 'yard', not of 'gate'"):
+        spool(tmp_path)
+
+
 def test_full_disk_is_reported_and_what_is_there_stays(tmp_path: Path) -> None:
     """SQLite's own error of a full disk: the frame is refused, all others are there, and room helps."""
     one = spool(tmp_path)
@@ -215,7 +265,7 @@ import sys
 from pathlib import Path
 from edge_client.spool import Spool
 from edge_frames import frame
-spool = Spool(Path(sys.argv[1]), 10**9, 1e6)
+spool = Spool(Path(sys.argv[1]), "gate", 10**9, 1e6)
 for sequence in range(100000):
     spool.add(frame(sequence, size=3000))
     print(sequence, flush=True)

@@ -227,6 +227,20 @@ def test_nonsense_of_the_server_ends_the_connection_with_a_fault() -> None:
     with_double(work)
 
 
+def test_host_that_has_no_name_is_a_failure_like_others() -> None:
+    """A redirect may name one: it is counted, and tried again."""
+
+    async def run() -> None:
+        client = Client("ws://cam..example")
+        running = asyncio.ensure_future(client.transport.run())
+        await client.until(lambda: len(client.pauses) >= 2)
+        assert client.connections("failed") >= 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 that only itself vouches for, with its key in the same file."""
