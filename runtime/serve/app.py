@@ -45,9 +45,9 @@ class Server:
 
     Attributes:
         settings, tokens, events, metrics: there from the beginning.
-        store, cuts: there from the beginning, so that the past can be looked at while networks warm up.
-        intake, uploads, exact_id: once `ready`.
-        ready: frames are taken.
+        store, cuts: there from the beginning, too.
+        intake, uploads, exact_id: from `start` on.
+        ready: frames are taken; from `start` until `stop`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Server:
         self.settings, self.clock = settings, clock
         self.tokens = Tokens.read(settings, environment)
         self.events, self.metrics = Events(), Metrics()
-        self.store = Store(settings.store)
+        self.store = Store(settings.store, self._limits)
         self.cuts = Cuts(settings.decode.bundle, settings.classifier, self._limits)
         self.intake: Intake | None = None
         self.uploads: Uploads | None = None
@@ -118,9 +118,9 @@ class Server:
             await asyncio.sleep(self.settings.store.every_s)
             try:
                 trimmed, deleted = await asyncio.to_thread(self.store.retain)
-            except OutputError as fault:
+            except Exception as fault:  # whatever it is, it is no reason never to look again
                 self.metrics.store_errors.inc()
-                LOG.error("%s", fault)
+                LOG.error("the store cannot be looked after: %s", fault, exc_info=not isinstance(fault, OutputError))
                 continue
             self.metrics.trimmed.inc(trimmed)
             self.metrics.deleted.inc(deleted)
@@ -167,6 +167,9 @@ def build_app(settings: ServerSettings, environment: Mapping[str, str] = os.envi
             retention.cancel()
             await server.stop()
 
+    views = Views(
+        server.store, server.events, server.cuts, server.viewer, server.tokens.viewer_of, settings.listen.request_s
+    )
     app = Starlette(
         routes=[
             WebSocketRoute(INGEST_PATH, _ingest),
@@ -175,7 +178,7 @@ def build_app(settings: ServerSettings, environment: Mapping[str, str] = os.envi
             Route("/healthz", _health, methods=["GET"]),
             Route("/readyz", _readiness, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
-            *Views(server.store, server.events, server.cuts, server.viewer, server.tokens.viewer_of).routes(),
+            *views.routes(),
         ],
         lifespan=lifespan,
     )
@@ -225,8 +228,10 @@ async def _metrics(request: Request) -> Response:
 
 def _is_loopback(host: str) -> bool:
     """Return whether a header `Host` names this machine as only this machine can."""
-    name = urlsplit(f"//{host}").hostname
-    return name in LOOPBACK
+    try:
+        return urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:  # an odd bracket, such as "["
+        return False
 
 
 def unauthorized() -> Response:

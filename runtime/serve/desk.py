@@ -109,8 +109,3 @@ class Desk:
     def alive(self) -> bool:
         """All threads run that should."""
         return all(thread.is_alive() for thread in (*self._workers, self._labeller))
-
-    @property
-    def open_tickets(self) -> int:
-        """Frames that were not answered yet."""
-        return sum(worker.open_tickets for worker in self._workers)

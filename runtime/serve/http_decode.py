@@ -28,6 +28,8 @@ from runtime.serve.tokens import Tokens, bearer
 _STATUS = {"ok": 200, "preview": 200, "damaged": 200, "missed": 504, "unusable": 422}
 _LEFT_BEHIND_S = 5.0  # after the deadline, for an answer that never comes
 _DRAIN_S = 2.0
+_PNG_SHARE = 0.5  # of a request's time that is kept for its PNG file at most
+_FORGET = 0.9  # of the slowest PNG file, with each that is faster, and with each that was not written
 _WHERE = "http"  # the camera by which the desk knows what uploads cost
 
 
@@ -91,7 +93,7 @@ class Uploads:
 
     async def _decode(self, request: Request, upload: _Upload, due: float | None, as_png: bool) -> Outcome:
         """Feed the body to the desk as it comes, and return what came of it."""
-        ticket = self.desk.open(_WHERE, None if due is None else due - as_png * self._png_s, upload)
+        ticket = self.desk.open(_WHERE, self._picture_due(due) if as_png else due, upload)
         reading = asyncio.create_task(self._read(request, upload, lambda data: self.desk.feed(ticket, data)))
         patience_s = self.limits.upload_s if due is None else max(0.0, due - self.clock()) + _LEFT_BEHIND_S
         either: set[asyncio.Future[Any]] = {reading, upload.outcome}
@@ -115,6 +117,12 @@ class Uploads:
         self.desk.note_cost(_WHERE, outcome.seconds)
         return outcome
 
+    def _picture_due(self, due: float | None) -> float | None:
+        """Return by when a picture must be there whose PNG file is to be there by *due*."""
+        if due is None:
+            return None
+        return due - min(self._png_s, _PNG_SHARE * max(0.0, due - self.clock()))
+
     async def _read(self, request: Request, upload: _Upload, feed: Callable[[bytes], None]) -> None:
         async for data in request.stream():
             upload.received += len(data)
@@ -128,12 +136,12 @@ class Uploads:
         upload.whole = True
 
     async def _response(self, outcome: Outcome, upload: _Upload, due: float | None, as_png: bool) -> Response:
-        picture = outcome.picture
         png = None
-        if as_png and picture is not None and picture.image is not None:
+        if as_png:
             began = self.clock()
-            png = await asyncio.to_thread(_png, picture.image)
-            self._png_s = max(0.9 * self._png_s, self.clock() - began)
+            image = None if outcome.picture is None else outcome.picture.image
+            png = None if image is None else await asyncio.to_thread(_png, image)
+            self._png_s = max(_FORGET * self._png_s, 0.0 if png is None else self.clock() - began)
         facts = _facts(outcome, upload.received, None if due is None else due - self.clock())
         kind = Response if upload.whole else _Last
         if png is None:

@@ -72,6 +72,7 @@ class OpenFrame:
         ticket: at the desk; None before there is anything new to decode, and when it is answered.
         former: what was answered to an earlier opening.
         answered: this opening has its result; bytes are still taken.
+        ended: nothing more comes of this opening.
     """
 
     camera: str
@@ -86,6 +87,7 @@ class OpenFrame:
     ticket: Ticket | None = None
     former: Result | None = None
     answered: bool = False
+    ended: bool = False
     write: asyncio.Future[None] | None = None
     waiting: asyncio.TimerHandle | None = None
 
@@ -166,10 +168,13 @@ class Intake:
         if not 1 <= message.size <= self._limits.frame_bytes:
             raise Refusal("too_large", f"a stream of {message.size} bytes; allowed: 1 to {self._limits.frame_bytes}")
         key = camera, message.sequence
-        frame = self._frames.get(key)
+        frame, stored = self._frames.get(key), None
         if frame is None:
             stored = await self._stored(camera, message.sequence)
             frame = self._frames.get(key)  # a newer connection of the camera may have opened it meanwhile
+        known = frame or (stored and stored[0])
+        if known and known.size != message.size:
+            raise Refusal("malformed", f"frame {message.sequence} had {known.size} bytes before", closes=True)
         if frame is None:
             if stored is not None and stored[0].trimmed:
                 self._answer_from_store(stored[0], client)
@@ -178,17 +183,20 @@ class Intake:
             if stored is not None:
                 frame.data, frame.former = bytearray(stored[1]), stored[0].result
                 frame.kept = len(frame.data)
-        if frame.size != message.size:
-            raise Refusal("malformed", f"frame {frame.sequence} had {frame.size} bytes before", closes=True)
+        elif frame.answered:
+            self._check(camera, message.size, due, now)
+        self._go_on(frame, due, client)
+
+    def _go_on(self, frame: OpenFrame, due: float | None, client: Client) -> None:
+        """Serve *client* with a frame, which is open already."""
         if frame.waiting is not None:
             frame.waiting.cancel()
             frame.waiting = None
-        frame.client = client
+        frame.client, frame.ended = client, False
         self._reopen(frame, due)
         client.send(Ack(frame.sequence, len(frame.data)))
-        if frame.answered and frame.former is not None:
-            client.send(replace(frame.former, stored=frame.kept >= len(frame.data)))
-            self._drop(frame)
+        if frame.answered:
+            self._repeat(frame)
 
     def take(self, camera: str, chunk: Chunk) -> None:
         """Take bytes of an open frame; answers with `Ack`.
@@ -226,12 +234,11 @@ class Intake:
             NotOpen: the frame is not open.
         """
         frame = self._opened(camera, message.sequence)
+        frame.ended = True
         if frame.answered:
             self._drop(frame)
         elif frame.ticket is None and frame.former is not None:  # nothing new came
-            if frame.client is not None:
-                frame.client.send(frame.former)
-            self._drop(frame)
+            self._repeat(frame)
         else:
             self._close(frame)
 
@@ -276,22 +283,25 @@ class Intake:
         client.send(Ack(stored.sequence, stored.size))
         client.send(stored.result or nothing)
 
-    def _admit(self, camera: str, message: Frame, due: float | None, client: Client, now: float) -> OpenFrame:
-        unanswered = sum(1 for frame in self._frames.values() if frame.camera == camera and not frame.answered)
-        if unanswered >= self._limits.frames:
-            raise Refusal("too_many", f"{unanswered} frames of {camera} are open; allowed: {self._limits.frames}", 1.0)
-        claimed = sum(frame.size for frame in self._frames.values() if frame.camera == camera and not frame.answered)
+    def _check(self, camera: str, size: int, due: float | None, now: float) -> None:
+        """Refusal if one more frame to be answered, of *size* bytes, is too much beside those that are."""
+        mine = [frame.size for frame in self._frames.values() if frame.camera == camera and not frame.answered]
+        if len(mine) >= self._limits.frames:
+            raise Refusal("too_many", f"{len(mine)} frames of {camera} are open; allowed: {self._limits.frames}", 1.0)
         share = max(self._limits.frame_bytes, self._limits.memory_bytes // _CAMERAS_AT_LEAST)
-        if claimed + message.size > share:
-            raise Refusal("too_many", f"open frames of {camera} claim {claimed} bytes; allowed: {share}", 1.0)
+        if sum(mine) + size > share:
+            raise Refusal("too_many", f"open frames of {camera} claim {sum(mine)} bytes; allowed: {share}", 1.0)
+        too_much = self.desk.overload_s(camera, due)
+        if too_much > 0 and due is not None and due > now:  # one that is late already costs next to nothing
+            raise Refusal("busy", "too many frames to answer all of them in time", max(0.1, too_much))
+
+    def _admit(self, camera: str, message: Frame, due: float | None, client: Client, now: float) -> OpenFrame:
+        self._check(camera, message.size, due, now)
         while self._claimed + message.size > self._limits.memory_bytes:
             idle = next((frame for frame in self._frames.values() if frame.answered), None)
             if idle is None:
                 raise Refusal("busy", "the frames that are open fill the memory set aside for them", 1.0)
             self._drop(idle)
-        too_much = self.desk.overload_s(camera, due)
-        if too_much > 0 and due is not None and due > now:  # one that is late already costs next to nothing
-            raise Refusal("busy", "too many frames to answer all of them in time", max(0.1, too_much))
         frame = OpenFrame(camera, message.sequence, message.size, message.captured, time.time(), due, client)
         self._frames[camera, message.sequence] = frame
         self._claimed += frame.size
@@ -318,6 +328,18 @@ class Intake:
     def _close(self, frame: OpenFrame) -> None:
         if frame.ticket is not None:
             self.desk.close(frame.ticket)
+
+    def _repeat(self, frame: OpenFrame) -> None:
+        """Answer once more as before, and forget the frame; its bytes may have got to the disk since."""
+        if frame.client is not None and frame.former is not None:
+            frame.client.send(replace(frame.former, stored=frame.kept >= len(frame.data)))
+        self._drop(frame)
+
+    def _drop_idle(self, camera: str) -> None:
+        """Forget frames of *camera* that have their result, but for the latest: bytes that come now are ignored."""
+        idle = [frame for frame in self._frames.values() if frame.camera == camera and frame.answered]
+        for frame in idle[: -self._limits.frames]:
+            self._drop(frame)
 
     def _drop(self, frame: OpenFrame) -> None:
         """Forget a frame; bytes that the disk does not have yet are written."""
@@ -375,8 +397,9 @@ class Intake:
         frame.answered, frame.former, frame.ticket, frame.write = True, result, None, None
         if frame.client is not None:
             frame.client.send(result)
-        if frame.client is None or frame.whole:
+        if frame.client is None or frame.whole or frame.ended:
             self._drop(frame)
+        self._drop_idle(frame.camera)
         self._gauge()
         self.desk.note_cost(frame.camera, outcome.seconds)
         self.metrics.frames.labels(frame.camera, result.status).inc()

@@ -112,7 +112,9 @@ def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
 
 
 def guarded(listen: ListenSettings) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with caps on connections and a time by which a request's headers are there.
+    """Return uvicorn's HTTP protocol with caps on connections and a time by which a request is there.
+
+    That is its headers; its body, where it was answered without. Who needs a body sets a time for it (`Views`).
 
     Connections that have become WebSockets count, too.
     """
@@ -134,14 +136,20 @@ def guarded(listen: ListenSettings) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.conn.our_state is h11.DONE:  # the request's body has not all come yet
+                self._watch()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._overdue is not None:
                 self._overdue.cancel()
             super().connection_lost(exc)
 
         def _watch(self) -> None:
-            """Start the clock where headers are awaited, stop it where a request is under way."""
-            waits = self.conn.their_state is h11.IDLE and self.transport.get_protocol() is self
+            """Start the clock where headers, or a body of no use, are awaited; stop it where a request is under way."""
+            awaited = self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE
+            waits = awaited and self.transport.get_protocol() is self
             if waits and self._overdue is None:
                 self._overdue = self.loop.call_later(listen.request_s, self._close_overdue)
             elif not waits and self._overdue is not None:

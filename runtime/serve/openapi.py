@@ -141,7 +141,7 @@ def _decode(longest_s: float) -> Json:
             "413": _error("The stream is longer than is accepted."),
             "422": {"description": "Too little came for a picture, or it is no stream.", "content": answer},
             "429": _error("Too much at a time.", _WAIT),
-            "503": _error("No answer was made.", _WAIT),
+            "503": _error("No answer was made, or no streams are taken.", _WAIT),
             "504": {"description": "Nothing was finished by the deadline.", "content": answer},
         },
     }
@@ -159,6 +159,7 @@ def _login() -> Json:
             "204": {"description": "The cookie is set."},
             "400": _error("The body is something else, or the request comes from another site's page."),
             "401": _error("The token is not known."),
+            "408": _error("The body took too long."),
             "429": _error("Too many attempts have failed.", _WAIT),
         },
     }

@@ -3,7 +3,8 @@
     accept -> Hello within its time -> Welcome -> messages, read one by one;  a second task writes
 
 Nothing is allocated by what a message claims before the camera has shown its token. Answers wait in a bounded outbox,
-acknowledgements only as the latest of each frame; a camera that does not read its answers is cut off.
+acknowledgements only as the latest of each frame; a camera that does not read its answers is cut off. None overtakes
+another: a camera takes a result to speak of the bytes that were acknowledged before it.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Session:
         self._websocket, self._intake, self._tokens, self._limits = websocket, intake, tokens, limits
         self._exact_id, self._clock = exact_id, clock
         self._camera = ""
-        self._outbox: deque[Message] = deque()
-        self._acks: dict[int, Ack] = {}
+        self._outbox: deque[list[Message]] = deque()  # each with the acknowledgements that go before it
+        self._acks: dict[int, Ack] = {}  # since then
         self._something_to_send = asyncio.Event()
         self._opened: OrderedDict[int, None] = OrderedDict()  # frames that this connection has tried to open
         self._ending: tuple[int, str] | None = None  # close code and reason, once nothing more is to be read
@@ -103,7 +104,7 @@ class Session:
             self._something_to_send.set()
             if self._ending is None:
                 writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            with contextlib.suppress(asyncio.CancelledError, TimeoutError, asyncio.TimeoutError):
                 await asyncio.wait_for(writer, 2.0)  # the last fault, if the other side still reads
 
     def send(self, message: Message) -> None:
@@ -114,7 +115,8 @@ class Session:
             if len(self._outbox) >= _OUTBOX:
                 self._end(_POLICY, "answers are not read")
                 return
-            self._outbox.append(message)
+            self._outbox.append([*self._acks.values(), message])
+            self._acks.clear()
         self._something_to_send.set()
 
     def supersede(self) -> None:
@@ -216,17 +218,21 @@ class Session:
             while True:
                 await self._something_to_send.wait()
                 self._something_to_send.clear()
-                while self._acks or self._outbox:
-                    acks, self._acks = self._acks, {}
-                    for ack in acks.values():
-                        await self._send(ack)
-                    while self._outbox:
-                        await self._send(self._outbox.popleft())
+                while self._outbox or self._acks:
+                    for message in self._next():
+                        await self._send(message)
                 if self._ending is not None:
                     await self._websocket.close(*self._ending)
                     return
         except (WebSocketDisconnect, RuntimeError, OSError):  # the other side is gone
             return
+
+    def _next(self) -> list[Message]:
+        """Take what is to be sent next."""
+        if self._outbox:
+            return self._outbox.popleft()
+        acks, self._acks = self._acks, {}
+        return list(acks.values())
 
     async def _send(self, message: Message) -> None:
         content = write_message(message)

@@ -23,7 +23,8 @@ class ListenSettings:
         certificate, key: PEM files for TLS, both or none.
         connections: at a time, all together; more are closed at once.
         connections_per_address: the same, from one address. Behind a proxy all come from the proxy's.
-        request_s: until the headers of a request, or a login, must be there.
+        request_s: until the headers of a request, or a login, must be there; and from an answer that did not wait for
+            the request's body until that.
     """
 
     host: str = "127.0.0.1"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import replace
 from pathlib import Path
 
 from runtime.errors import OutputError
+from runtime.serve.locks import hold
 from runtime.serve.settings import ServerSettings
 
 _MOST = 1024
@@ -31,17 +31,12 @@ class Slot:
             self.number, self.folder = number, folder / f"slot-{number}"
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-                try:
-                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(self._lock)
-                    continue
-                os.ftruncate(self._lock, 0)
-                os.write(self._lock, f"{os.getpid()}\n".encode())  # for people: who holds it
-                return
+                lock = hold(self.folder / "lock")
             except OSError as fault:
                 raise OutputError(f"{self.folder}: cannot be used: {fault}") from fault
+            if lock is not None:
+                self._lock = lock
+                return
         raise OutputError(f"{folder}: all {_MOST} places are taken")
 
     def settings(self, settings: ServerSettings) -> ServerSettings:

@@ -5,7 +5,8 @@
     retain: streams that are old, or too many, are trimmed; when that is not enough, deleted
 
 A file is written under a new name before the row names it, so a row never speaks of bytes that are not there, whenever
-the process is killed. Files that no row names are removed when the store is opened.
+the process is killed. Files that no row names are removed when the store is opened; what another process is writing
+must not be taken for such, so a lock on the folder lets one process at a time open it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
-from runtime.errors import DataError, Incomplete, OutputError, StreamError
+from runtime.errors import CutoffError, OutputError
 from runtime.protocol import Result
+from runtime.serve.locks import hold
 from runtime.serve.settings import StoreSettings
-from runtime.stream import trim
+from runtime.stream import Limits, trim
 from runtime.whole_files import write_whole
 
 _DAY = 86_400.0
 _STREAMS = "streams"
 _DATABASE = "cutoff.sqlite"
+_LOCK = "cutoff.lock"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS frames (
     camera      TEXT NOT NULL,
@@ -93,36 +96,40 @@ class StoredFrame:
 class Store:
     """One folder. Any thread may call; writes wait for each other, reads wait for nobody."""
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: StoreSettings, limits: Limits = Limits()) -> None:
         """Open the store, or make it.
 
+        Args:
+            limits: what streams may claim; those that claim more are kept, but not trimmed.
+
         Raises:
-            OutputError: the folder or the database cannot be opened.
+            OutputError: the folder or the database cannot be opened, or another process has it open.
         """
-        self._settings, self._folder = settings, settings.folder
-        try:
-            (self._folder / _STREAMS).mkdir(parents=True, exist_ok=True)
-            self._writer, self._reader = self._connect(), self._connect()
-            with self._writer:
-                self._writer.executescript(_SCHEMA)
-                (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-                if version not in (0, _VERSION):
-                    raise OutputError(f"{self._folder}: a store of version {version}; this program knows {_VERSION}")
-                self._writer.execute(f"PRAGMA user_version = {_VERSION}")
-        except (OSError, sqlite3.Error) as fault:
-            raise OutputError(f"{self._folder}: the store cannot be opened: {fault}") from fault
+        self._settings, self._limits, self._folder = settings, limits, settings.folder
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._bytes = self._one("SELECT COALESCE(SUM(file_bytes), 0) FROM frames")
-        # Ages must not jump with the clock of the day: a year too far, and everything would be deleted.
-        newest = self._one("SELECT COALESCE(MAX(received), 0) FROM frames")
-        self._epoch = max(time.time(), newest + 1) - time.monotonic()
-        self._remove_strays()
+        with ExitStack() as opened:  # closed again if anything fails
+            try:
+                (self._folder / _STREAMS).mkdir(parents=True, exist_ok=True)
+                lock = hold(self._folder / _LOCK)
+                if lock is None:
+                    raise OutputError(f"{self._folder}: another server has this store open")
+                opened.callback(os.close, lock)
+                self._writer = opened.enter_context(closing(self._connect()))
+                self._reader = opened.enter_context(closing(self._connect()))
+                self._make_tables()
+            except (OSError, sqlite3.Error) as fault:
+                raise OutputError(f"{self._folder}: the store cannot be opened: {fault}") from fault
+            self._bytes = self._one("SELECT COALESCE(SUM(file_bytes), 0) FROM frames")
+            # Ages must not jump with the clock of the day: a year too far, and everything would be deleted.
+            newest = self._one("SELECT COALESCE(MAX(received), 0) FROM frames")
+            self._epoch = max(time.time(), newest + 1) - time.monotonic()
+            self._remove_strays()
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database and let others open the store; nothing happens if it is closed already."""
         with self._writing, self._reading:
-            self._writer.close()
-            self._reader.close()
+            self._opened.close()
 
     @property
     def stream_bytes(self) -> int:
@@ -262,6 +269,15 @@ class Store:
         """Return seconds since 1970, as the clock said when the store was opened and time has passed since."""
         return self._epoch + time.monotonic()
 
+    def _make_tables(self) -> None:
+        """Make the tables of a new store; OutputError if a later program has made them."""
+        with self._writer:
+            self._writer.executescript(_SCHEMA)
+            (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _VERSION):
+                raise OutputError(f"{self._folder}: a store of version {version}; this program knows {_VERSION}")
+            self._writer.execute(f"PRAGMA user_version = {_VERSION}")
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._folder / _DATABASE, check_same_thread=False, timeout=10.0)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -298,15 +314,9 @@ class Store:
         """Make the stream of *frame* smaller; one that cannot be, counts as trimmed."""
         with self._writing, self._faults("trim a stream"):
             frame = self.frame(frame.camera, frame.sequence) or frame  # it may have grown since it was found
-            data = self.stream(frame)
-            smaller = None
-            if data is not None and len(data) > self._settings.trimmed_bytes:
-                try:
-                    smaller = trim(data, self._settings.trimmed_bytes)
-                except (StreamError, Incomplete, DataError):
-                    smaller = None
+            smaller = self._smaller(frame)
             file, size = frame.file, frame.file_bytes
-            if smaller is not None and data is not None and len(smaller) < len(data):
+            if smaller is not None:
                 file, size = f"{frame.camera}/{frame.sequence}-{len(smaller)}-trimmed.cut", len(smaller)
                 self._write(file, smaller)
             with self._writer:
@@ -317,6 +327,18 @@ class Store:
             self._bytes += size - frame.file_bytes
             if file != frame.file:
                 self._remove(frame.file)
+
+    def _smaller(self, frame: StoredFrame) -> bytes | None:
+        """Return the stream of *frame*, trimmed; None if it is short already, cannot be read, or is no stream."""
+        most = self._settings.trimmed_bytes
+        try:
+            data = self.stream(frame)
+            if data is None or len(data) <= most:
+                return None
+            smaller = trim(data, most, self._limits)
+        except CutoffError:
+            return None
+        return smaller if len(smaller) < len(data) else None
 
     def _delete(self, frame: StoredFrame) -> None:
         with self._writing, self._faults("delete a stream"):

@@ -27,15 +27,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from runtime.errors import CutoffError, Incomplete, OutputError
+from runtime.patience import within
 from runtime.protocol import MAX_SEQUENCE, Result
 from runtime.serve.cuts import FORMATS, Busy, Cuts
 from runtime.serve.events import CameraChanged, Event, Events, FrameProgress, Subscription
+from runtime.serve.settings import ListenSettings
 from runtime.serve.store import Store, StoredFrame
 from runtime.serve.tokens import COOKIE, is_sound
 
@@ -83,6 +85,7 @@ class Views:
         cuts: Cuts,
         viewer: Callable[[HTTPConnection], str | None],
         viewer_of: Callable[[str | None], str | None],
+        request_s: float = ListenSettings.request_s,
     ) -> None:
         """Show what is in *store*, and *events*, to everybody whom *viewer* knows.
 
@@ -90,8 +93,10 @@ class Views:
             cuts: decodes for viewers; belongs to the caller, who closes it.
             viewer: who looks; None if nobody who may.
             viewer_of: the same of a token alone.
+            request_s: until the body of a login must be there.
         """
         self._store, self._events, self._cuts, self._viewer, self._viewer_of = store, events, cuts, viewer, viewer_of
+        self._request_s = request_s
         self._failures: deque[float] = deque(maxlen=_FAILURES)
 
     def routes(self) -> list[BaseRoute]:
@@ -132,8 +137,10 @@ class Views:
 
     async def _login(self, request: Request) -> Response:
         try:
-            content = json.loads(await _body(request, _LOGIN_BYTES))
-        except (ValueError, RecursionError):  # and UnicodeDecodeError
+            content = json.loads(await within(self._request_s, _body(request, _LOGIN_BYTES)))
+        except (TimeoutError, asyncio.TimeoutError):
+            return JSONResponse({"error": "the login took too long"}, 408, {**SECURITY, "Connection": "close"})
+        except (ValueError, RecursionError, ClientDisconnect):  # and UnicodeDecodeError
             content = None
         token = content.get("token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not _same_site(request):
@@ -145,7 +152,7 @@ class Views:
             self._failures.append(now)
             return JSONResponse({"error": "this token is not known"}, 401, SECURITY)
         response = Response(status_code=204, headers=SECURITY)
-        secure = request.url.scheme == "https"
+        secure = request.scope["scheme"] == "https"
         response.set_cookie(COOKIE, token, _LOGIN_S, secure=secure, httponly=True, samesite="strict")
         return response
 
@@ -330,7 +337,10 @@ def _result_json(result: Result | None) -> dict[str, Any]:
 def _same_site(connection: HTTPConnection) -> bool:
     """Return whether the request does not come from another site's page, which would bring its visitor's cookie."""
     origin = connection.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+    except ValueError:  # an odd bracket, as in "http://["
+        return False
 
 
 async def _body(request: Request, most: int) -> bytes:

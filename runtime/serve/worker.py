@@ -33,6 +33,7 @@ _SEND_S = 0.003  # from an answer to the wire
 _EARLY_S = (0.001, 0.03)  # a thread that sleeps wakes up late by so much at least, and is not trusted to be later
 _GROWTH = 1.25  # a look is due when there are so many times more bytes than at the last
 _LOOK_S = 0.15  # and not more often than this
+_LABEL_SHARE = 0.5  # of a frame's time that is kept for its label at most: the picture matters more
 
 
 @dataclass(eq=False)
@@ -167,12 +168,16 @@ class Worker(threading.Thread):
             return None
         ranked = sorted(self._tickets, key=lambda ticket: ticket.order_by)
         now = self._clock()
+        begun = [ticket for ticket in ranked if ticket.decoder is not None]
         faulty = [ticket for ticket in ranked if ticket.fault]
-        if faulty or self._stopping:
-            return self._finish, faulty or ranked
+        if faulty:
+            return self._finish, faulty
+        if self._stopping:
+            # What came is decoded first, unless it is too late for that anyway.
+            done = [one for one in ranked if not one.portions or (one.due is not None and one.due <= now)]
+            return (self._finish, done) if done else (self._feed, (begun or ranked)[:1])
         early_s = self._early_s()
         left = self._latest_start(ranked) - now - early_s
-        begun = [ticket for ticket in ranked if ticket.decoder is not None]
         if left <= 0:
             # One that was not begun is answered when its time is up, and no sooner: nothing could be made of it.
             first = next(ticket for ticket in ranked if ticket in begun or ticket.start_by - now <= early_s)
@@ -313,7 +318,7 @@ class Worker(threading.Thread):
             ticket.listener.finishing()
             if ticket.late or (ticket.due is not None and now >= ticket.due):
                 self._labeller.hand_on(ticket.listener, ticket.due, Outcome("missed", None, None, ticket.spent_s))
-            elif ticket.decoder is None and ticket.portions and not self._stopping:
+            elif ticket.decoder is None and ticket.portions:
                 self._labeller.hand_on(
                     ticket.listener, ticket.due, Outcome("missed", None, None, ticket.spent_s)
                 )  # it was never its turn
@@ -360,7 +365,11 @@ class Worker(threading.Thread):
     # Time.
 
     def _decoder_deadline(self, ticket: Ticket) -> Deadline | None:
-        return None if ticket.due is None else Deadline(ticket.due - _SEND_S - self._labeller.cost_s)
+        """Return by when the picture must be there; what a label may take is kept, but not all the time there is."""
+        if ticket.due is None:
+            return None
+        left_s = max(0.0, ticket.due - _SEND_S - self._clock())
+        return Deadline(ticket.due - _SEND_S - min(self._labeller.cost_s, _LABEL_SHARE * left_s))
 
     def _start_by(self, ticket: Ticket) -> float:
         """Return by when the answer must be begun; infinite while a frame without a deadline still grows."""

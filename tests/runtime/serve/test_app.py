@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import logging
 import re
 import select
 import socket
@@ -15,6 +18,7 @@ import pytest
 from serving import PATIENCE_S, Camera, Running, serving
 from starlette.routing import Route
 
+from runtime.errors import OutputError
 from runtime.protocol import Ack, Chunk, End, Frame, Result
 from runtime.serve.app import Server, build_app
 from runtime.serve.openapi import document
@@ -66,9 +70,37 @@ def test_metrics_count_what_happens(running, camera, tiny_stream):
     assert values["cutoff_server_cameras"] == "1.0" and values["cutoff_server_open_frames"] == "0.0"
 
 
-def test_description_lists_exactly_the_http_routes(settings, running):
+def test_whatever_fails_the_store_is_looked_after_again(settings, monkeypatch, caplog):
+    """What went wrong is logged and counted; a fault of the program with where it was."""
+    often = dataclasses.replace(settings, store=dataclasses.replace(settings.store, every_s=0.001))
+    server = Server(often, {})
+    faults = [OutputError("the disk is full"), ValueError("odd")]
+
+    def retain() -> tuple[int, int]:
+        if faults:
+            raise faults.pop(0)
+        return 2, 1
+
+    async def look_after() -> None:
+        looking = asyncio.create_task(server.retain())
+        while not looking.done() and server.metrics.trimmed._value.get() == 0:
+            await asyncio.sleep(0.001)
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+    monkeypatch.setattr(server.store, "retain", retain)
+    with caplog.at_level(logging.ERROR, "cutoff.serve"):
+        asyncio.run(asyncio.wait_for(look_after(), PATIENCE_S))
+    server.store.close()
+    assert server.metrics.store_errors._value.get() == 2
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+
+
+def test_description_lists_exactly_the_http_routes(settings, running, tmp_path):
     """OpenAPI's paths and methods are the application's, the page's own files apart."""
-    app = build_app(dataclasses.replace(settings, store=dataclasses.replace(settings.store)))
+    app = build_app(dataclasses.replace(settings, store=dataclasses.replace(settings.store, folder=tmp_path / "other")))
+    app.state.server.store.close()
     described = {(path, method.upper()) for path, methods in document()["paths"].items() for method in methods}
     served = {
         (route.path, method)
@@ -155,7 +187,7 @@ def test_a_server_that_ends_answers_what_is_open(settings, tiny_codec, tiny_stre
         waited = threading.Event()
         while gate.receive().bytes < 300:
             waited.wait(0.01)
-        gate.send(Frame(2, len(tiny_stream), None, 20.0, 1e9), Chunk(2, 0, tiny_stream[:200]), End(2, 200))
+        gate.send(Frame(2, len(tiny_stream), None, 0.2, 1e9), Chunk(2, 0, tiny_stream[:200]))
         gate.until(Result)
         gate.send(Chunk(2, 200, tiny_stream[200:250]))  # too late for the answer, but not for the store
         while gate.receive() != Ack(2, 250):
@@ -209,6 +241,27 @@ def test_a_request_that_does_not_come_is_not_awaited(settings, sent):
         except ConnectionResetError:
             pass
         assert (b"200 OK" in received) == sent.endswith(b"GET")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n", b"408"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", b"200"),
+    ],
+    ids=["login", "answered without it"],
+)
+def test_a_body_that_does_not_come_is_not_awaited(settings, head, status):
+    """Neither where it is needed, before anybody has shown a token, nor after the answer, whatever trickles in."""
+    slow = dataclasses.replace(settings, listen=ListenSettings(request_s=0.2))
+    with serving(slow) as running, socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(head)
+        assert status in connection.recv(4096).partition(b"\r\n")[0]
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b"x")
+            while connection.recv(4096):
+                pass
 
 
 # Settings and secrets.

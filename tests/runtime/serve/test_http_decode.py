@@ -59,6 +59,17 @@ def test_png_is_the_decoders_picture(post, tiny_codec, tiny_stream):
     assert answer.headers["cutoff-bytes"] == "200" and "cutoff-margin-ms" not in answer.headers
 
 
+def test_a_png_file_that_took_long_once_is_tried_again(post, http_server, tiny_stream, monkeypatch):
+    """It takes half of a request's time at most, and is thought to be faster with each that was, or was not written."""
+    uploads = http_server.server.uploads
+    monkeypatch.setattr(uploads, "_png_s", 100.0)
+    answer = post(tiny_stream, "?deadline_ms=20000", Accept="image/png")
+    assert (answer.status_code, answer.headers["cutoff-status"]) == (200, "ok")
+    assert uploads._png_s == pytest.approx(90.0)
+    assert post(b"", Accept="image/png").status_code == 422
+    assert uploads._png_s == pytest.approx(81.0)
+
+
 def test_chunks_without_a_length(post, tiny_stream):
     """A body in pieces is the same body."""
     answer = post(iter([tiny_stream[:100], tiny_stream[100:101], tiny_stream[101:]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from typing import ClassVar
 
 import pytest
@@ -21,7 +22,9 @@ from runtime.protocol import (
     Fault,
     Frame,
     Hello,
+    Message,
     Result,
+    read_message,
     write_message,
 )
 from runtime.serve.session import Session
@@ -152,6 +155,21 @@ def test_reopened_without_news_gets_its_former_result(camera, tiny_stream):
     assert (again.status, again.bytes, again.steps) == (first.status, first.bytes, first.steps)
 
 
+def test_a_former_result_says_what_is_stored_by_now(running, camera, tiny_stream):
+    """The disk was too slow for the answer; when the frame is opened again, its bytes are there."""
+    gate = camera()
+    gate.send(Frame(1, len(tiny_stream), None, 0.3, 1e9), Chunk(1, 0, tiny_stream[:300]))
+    result = gate.until(Result)
+    frame = running.server.intake._frames["gate", 1]
+    for _ in range(int(PATIENCE_S / 0.02)):
+        if frame.kept == 300:
+            break
+        threading.Event().wait(0.02)
+    frame.former = dataclasses.replace(result, bytes=300, stored=False)
+    gate.send(Frame(1, len(tiny_stream), None, None, 1e9), End(1, 0))
+    assert gate.until(Result) == dataclasses.replace(result, bytes=300, stored=True)
+
+
 def test_the_newest_connection_of_a_camera_is_the_one(camera, tiny_stream):
     """One that hangs does not keep its camera out."""
     old, new = camera(), camera()
@@ -275,6 +293,39 @@ def test_what_is_refused_and_leaves_the_connection(camera, settings, tiny_stream
     assert gate.until(Result).status == "ok"
 
 
+def test_a_stored_frame_is_not_mixed_with_another(camera, tiny_stream):
+    """A stream of another length under the same number is another stream."""
+    gate = camera()
+    send(gate, 1, tiny_stream, deadline_s=LONG_S)
+    gate.until(Result)
+    gate.send(Frame(1, len(tiny_stream) + 100, None, None, 1e9))
+    fault = gate.until(Fault)
+    assert (fault.code, fault.sequence) == ("malformed", None)
+
+
+def test_an_ended_frame_is_forgotten_with_its_answer(running, camera):
+    """`end` comes before the answer, and nothing after it."""
+    gate = camera()
+    for sequence in range(10):
+        gate.send(Frame(sequence, 2, None, None, 0.0), End(sequence, 0))
+        assert gate.until(Result).status == "unusable"
+    assert not running.server.intake._frames
+
+
+def test_answered_frames_are_remembered_up_to_the_limit(running, camera, settings):
+    """The latest; and one that is opened again counts like any other."""
+    gate, frames = camera(), settings.limits.frames
+    for sequence in range(20):
+        gate.send(Frame(sequence, 2, running.server.clock() - 10.0, 1.0, 0.0))
+        assert gate.until(Result).status == "missed"
+    assert list(running.server.intake._frames) == [("gate", sequence) for sequence in range(20 - frames, 20)]
+    for sequence in range(20, 20 + frames):
+        gate.send(Frame(sequence, 2, None, None, 0.0))
+    gate.send(Frame(19, 2, None, None, 0.0))
+    fault = gate.until(Fault)
+    assert (fault.code, fault.sequence) == ("too_many", 19)
+
+
 def test_memory_is_bounded_by_claims(settings, tiny_codec, tiny_stream):
     """What open frames claim fits what is set aside, one camera gets a share of it; who waits is told how long."""
     limits = dataclasses.replace(settings.limits, frame_bytes=1000, memory_bytes=1500)
@@ -373,3 +424,27 @@ def test_a_client_that_reads_nothing_is_cut_off(running, settings, tiny_codec):
         assert nobody.left and stuck.received < 1000
 
     asyncio.run(run())
+
+
+def test_no_message_overtakes_another(settings):
+    """A result that says *stored* means what was acknowledged before it; later acknowledgements come after it."""
+    said: list[Message] = []
+    stored = Result(1, "ok", 10, 1.0, 2, None, True)
+
+    class Listener:
+        """A WebSocket that writes down what it is sent."""
+
+        async def send_text(self, text: str) -> None:
+            said.append(read_message(text))
+
+    async def run() -> None:
+        session = Session(Listener(), None, None, settings.limits, "")
+        for message in (Ack(1, 5), Ack(2, 7), Ack(1, 10), stored, Ack(1, 20), Clock(1.0, 2.0), Ack(1, 30)):
+            session.send(message)
+        writer = asyncio.create_task(session._write())
+        while len(said) < 6:
+            await asyncio.sleep(0)
+        writer.cancel()
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE_S))
+    assert said == [Ack(1, 10), Ack(2, 7), stored, Ack(1, 20), Clock(1.0, 2.0), Ack(1, 30)]

@@ -22,6 +22,7 @@ from runtime.protocol import Ack, Chunk, Frame, Result
 from runtime.serve import store as store_module
 from runtime.serve.settings import StoreSettings
 from runtime.serve.store import Store
+from runtime.stream import Header, Limits
 
 ROOT = Path(__file__).parents[3]
 DAY = 86_400.0
@@ -36,6 +37,12 @@ def store(tmp_path):
 
 def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder / "streams").as_posix() for path in (folder / "streams").rglob("*.cut"))
+
+
+def set_version(folder: Path, version: int) -> None:
+    with sqlite3.connect(folder / "cutoff.sqlite") as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
 
 
 def result(sequence: int, **changes: object) -> Result:
@@ -128,12 +135,30 @@ def test_what_is_open_again_is_what_was_kept(tmp_path_factory, steps):
 def test_strays_are_removed_when_the_store_is_opened(store, tmp_path):
     """A file that no row names, and a half-written one, are what a killed process leaves."""
     store.keep("gate", 5, 10, 1e9, b"abc")
+    store.close()
     folder = tmp_path / "store" / "streams" / "gate"
     (folder / "6-4.cut").write_bytes(b"abcd")
     (folder / ".cutoff-xyz.part").write_bytes(b"ab")
     again = Store(StoreSettings(folder=tmp_path / "store"))
     assert [path.name for path in folder.iterdir()] == ["5-3.cut"]
     again.close()
+
+
+def test_a_store_is_opened_by_one_at_a_time(store, tmp_path):
+    """Another one would take for strays what the first is writing; who closes it, or fails to open it, lets go."""
+    folder = tmp_path / "store"
+    written = folder / "streams" / "gate" / "6-4.cut"
+    written.parent.mkdir()
+    written.write_bytes(b"abcd")  # its row comes next
+    with pytest.raises(OutputError, match="another server has this store open"):
+        Store(StoreSettings(folder=folder))
+    assert written.exists()
+    store.close()
+    set_version(folder, 2)
+    with pytest.raises(OutputError, match="version 2"):
+        Store(StoreSettings(folder=folder))
+    set_version(folder, 1)
+    Store(StoreSettings(folder=folder)).close()
 
 
 def test_a_full_disk_is_an_error_and_nothing_is_lost(store, tmp_path, monkeypatch):
@@ -178,9 +203,7 @@ def test_a_database_that_is_none(tmp_path):
 
 def test_a_store_of_a_later_version_is_left_alone(tmp_path):
     Store(StoreSettings(folder=tmp_path)).close()
-    with sqlite3.connect(tmp_path / "cutoff.sqlite") as connection:
-        connection.execute("PRAGMA user_version = 2")
-    connection.close()
+    set_version(tmp_path, 2)
     with pytest.raises(OutputError, match="version 2"):
         Store(StoreSettings(folder=tmp_path))
 
@@ -244,12 +267,38 @@ def test_too_many_bytes_are_trimmed_from_the_oldest_before_anything_is_deleted(t
     store.close()
 
 
-@pytest.mark.parametrize("data", [b"no stream at all", b"\x89CUT"])
+HUGE = Header(bytes(8), 65_535, 65_535, grey=False, trimmed=False, head_bytes=4, body_bytes=4).to_bytes()
+
+
+@pytest.mark.parametrize("data", [b"no stream at all", b"\x89CUT", HUGE])
 def test_what_cannot_be_trimmed_is_left_until_it_is_deleted(tmp_path, monkeypatch, data):
     store = Store(StoreSettings(folder=tmp_path, trimmed_bytes=3))
     kept_at(store, monkeypatch, 1, 1e9 - 10 * DAY, data)
     assert store.retain(1e9) == (1, 0) and store.retain(1e9) == (0, 0)
     assert store.stream(store.frame("gate", 1)) == data
+    store.close()
+
+
+def test_limits_are_those_of_the_server(tmp_path, monkeypatch, tiny_stream):
+    """What it decodes is trimmed, however large; what it does not is left."""
+    for pixels, trimmed in ((96 * 80, True), (96 * 80 - 1, False)):
+        store = Store(StoreSettings(folder=tmp_path / str(pixels), trimmed_bytes=150), Limits(pixels=pixels))
+        kept_at(store, monkeypatch, 1, 1e9 - 10 * DAY, tiny_stream)
+        assert store.retain(1e9) == (1, 0)
+        assert (store.stream_bytes <= 150) == trimmed
+        store.close()
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_from_being_trimmed(tmp_path, monkeypatch, tiny_stream):
+    """It counts as trimmed, as what is no stream does."""
+    store = Store(StoreSettings(folder=tmp_path, trimmed_bytes=150))
+    for sequence in (1, 2):
+        kept_at(store, monkeypatch, sequence, 1e9 - (20 - sequence) * DAY, tiny_stream)
+    broken = tmp_path / "streams" / store.frame("gate", 1).file
+    broken.unlink()
+    broken.mkdir()
+    assert store.retain(1e9) == (2, 0)
+    assert store.frame("gate", 1).trimmed and store.frame("gate", 2).file_bytes <= 150
     store.close()
 
 

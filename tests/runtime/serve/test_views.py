@@ -260,6 +260,7 @@ def test_another_site_s_page_gets_nothing(client: TestClient) -> None:
     assert client.get("/v1/cameras", headers=elsewhere).status_code == 401
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/watch", headers=elsewhere):
         pass
+    assert client.get("/v1/cameras", headers={"Origin": "http://["}).status_code == 401
     here = {"Origin": "http://testserver"}
     assert client.get("/v1/cameras", headers=here).status_code == 200
     with client.websocket_connect("/v1/watch", headers=here):
