@@ -13,6 +13,7 @@ The manifest is the only exception; `engines.manifest` checks it as what it is, 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -104,6 +105,19 @@ class Bundle:
             raise BundleError(f"{self.where}: {', '.join(sorted(twice))} stands in manifest and {PLAN}")
         return replace(self, settings={**self.settings, **plan})
 
+    def graph(self, role: str) -> GraphSpec:
+        """Return what the manifest says of the graph of *role*.
+
+        Raises:
+            BundleError: there is none.
+        """
+        try:
+            return self.graphs[role]
+        except KeyError:
+            raise BundleError(
+                f"bundle {self.name} has no graph {role!r}; it has {', '.join(sorted(self.graphs))}"
+            ) from None
+
     def read(self, path: str) -> bytes:
         """Return the verified bytes of one file.
 
@@ -181,7 +195,7 @@ def _digest_of_digests(files: Mapping[str, bytes]) -> str:
 
 def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
-    if (path / MANIFEST).is_file() or path.is_file():
+    if os.path.isfile(path / MANIFEST) or os.path.isfile(path):  # names that no file can have are no files
         return path
     if str(name_or_path) in shipped_bundles():
         return SHIPPED / f"{name_or_path}{SUFFIX}"
@@ -199,7 +213,7 @@ def _manifest(source: Source, limits: BundleLimits) -> Manifest:
 
 
 def _source(path: Path, limits: BundleLimits) -> Source:
-    if path.is_dir():
+    if os.path.isdir(path):
         return Folder(path)
     try:
         return OneFile(path, limits.manifest_bytes + limits.total_bytes)

@@ -14,6 +14,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,8 @@ SUFFIX = ".bundle"
 _SHUFFLED = ".shuffled"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _DIRECTORY_BYTES = 1 << 20  # what an archive may have beside its members' content
+_ENTRY = b"PK\x01\x02"  # begins each entry of an archive's directory
+_MOST_ENTRIES = 1 << 16  # in all of a file, with those of .npz files that are stored in it
 
 
 class Source(Protocol):
@@ -86,6 +89,8 @@ class OneFile:
         """
         self.where = where
         content = Folder(where.parent).read(where.name, largest + _DIRECTORY_BYTES)
+        if content.count(_ENTRY) > _MOST_ENTRIES:  # counted here, as an object is made of each when it is opened
+            raise BundleError(f"not a bundle in one file: more than {_MOST_ENTRIES} entries")
         try:
             self._archive = zipfile.ZipFile(io.BytesIO(content))
         except Exception as fault:  # of damaged archives: BadZipFile, but also struct's, codecs' and others' errors
@@ -105,12 +110,25 @@ class OneFile:
             raise BundleError("neither stored, deflated nor compressed by bzip2, or encrypted, or a folder")
         _check_size(info.file_size, largest, size)
         try:
-            with self._archive.open(info) as member:
-                content = member.read(info.file_size + 1)
+            content = self._unpacked(info)
         except Exception as fault:  # as above, and whatever codecs make of damage
             raise BundleError(f"the archive is damaged: {fault!r}") from fault
         _check_size(len(content), largest, size)
         return content if info.filename == path else _unshuffled(content)
+
+    def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
+        """Return what a member holds; of one that holds more than it says, one byte more than that."""
+        if info.compress_type != zipfile.ZIP_BZIP2:
+            with self._archive.open(info) as member:
+                return member.read(info.file_size + 1)
+        import bz2  # not every Python has it, and bundles of today do not need it
+
+        # zipfile unpacks bzip2 without a limit: it is given the packed bytes as those of a member that is stored.
+        packed = copy(info)
+        packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
+        del packed.CRC  # that of what they unpack to; bzip2 has its own
+        with self._archive.open(packed) as member:
+            return bz2.BZ2Decompressor().decompress(member.read(), info.file_size + 1)
 
 
 def write_one_file(where: Path, files: dict[str, bytes]) -> None:

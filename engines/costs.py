@@ -158,10 +158,6 @@ class Costs:
             own = self._measured.get(stage, {}).get(pixels)
             return 0 if own is None else own.runs
 
-    def knows(self, stage: str, pixels: int) -> bool:
-        """True if *stage* was measured on pictures of exactly *pixels*."""
-        return self.runs(stage, pixels) > 0
-
     def load(self, path: Path) -> None:
         """Take what was saved at *path*; a file that is missing or unreadable is nothing worse than no experience."""
         try:
@@ -180,16 +176,21 @@ class Costs:
         """Write the estimates to *path*, whole or not at all; a cache that cannot be written is left alone."""
         with self._lock:
             content = {
-                stage: {
-                    str(pixels): round(self._estimate_s(stage, pixels), 7)
-                    for pixels in sorted(self._measured.get(stage, {}).keys() | self._saved.get(stage, {}).keys())
-                }
+                stage: {str(pixels): round(self._estimate_s(stage, pixels), 7) for pixels in self._latest_sizes(stage)}
                 for stage in sorted(self._measured.keys() | self._saved.keys())
             }
+        partial = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+                partial = Path(file.name)
                 json.dump(content, file)
-            os.replace(file.name, path)
+            os.replace(partial, path)
         except OSError:
-            return
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+
+    def _latest_sizes(self, stage: str) -> list[int]:
+        """Return the sizes to save of *stage*, in the order in which they were last measured, now or before."""
+        measured = self._measured.get(stage, {})
+        return [*(size for size in self._saved.get(stage, {}) if size not in measured), *measured][-_SIZES:]

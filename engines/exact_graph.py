@@ -106,7 +106,7 @@ def surroundings(graph: ExactGraph) -> tuple[int, int]:
     """Return by how much *graph* enlarges height and width, and how many input positions away an output still sees.
 
     Raises:
-        BundleError: outputs, or what a layer joins, are of different sizes.
+        BundleError: outputs are of different sizes.
     """
     seen = {name: (1, Fraction(0)) for name, _ in graph.inputs}
     for step in graph.steps:

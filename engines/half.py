@@ -24,6 +24,7 @@ _INT64, _BOOL = 7, 9
 _ALWAYS_INT64 = ("Shape", "Size", "NonZero", "ArgMax", "ArgMin")
 _ALWAYS_BOOL = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "IsNaN", "IsInf")
 _FLOAT32_ONLY = ("Resize",)  # some of its inputs may be nothing else
+_INPUTS = {"Cast": 1, "Where": 3}  # of operators whose inputs are looked at by their places
 
 
 def half_graph(content: bytes, float32: Collection[str]) -> bytes:
@@ -64,11 +65,17 @@ class _Rewriting:
         for node in graph.nodes:
             self._rewrite(node)
         for port in graph.outputs:
-            if self.kinds.get(port.name) == FLOAT:
+            if port.name in graph.constants:
+                self._as_is(port.name)
+            elif self.kinds.get(port.name) == FLOAT:
                 self._output(port.name)
         return replace(graph, nodes=tuple(self.nodes), constants=self.constants)
 
     def _rewrite(self, node: Node) -> None:
+        if len(node.inputs) != _INPUTS.get(node.operator, len(node.inputs)) or not node.outputs:
+            raise BundleError(
+                f"{node.operator} {node.name!r} has {len(node.inputs)} inputs and {len(node.outputs)} outputs"
+            )
         kind = self._kind(node)
         self.kinds.update((name, kind) for name in node.outputs)
         if node.operator == "Cast" and kind == FLOAT and self.kinds.get(node.inputs[0]) == HALF:

@@ -46,8 +46,8 @@ def known_answers(bundle: Bundle, spec: GraphSpec) -> Iterator[KnownAnswer]:
 
     def tensor(case: int, name: str) -> Tensor:
         array = arrays.get(f"{case}.{name}")
-        if array is None or array.ndim != 4:
-            raise BundleError(f"{where}: case {case} has no {name} of four dimensions")
+        if array is None or array.ndim != 4 or array.size == 0:
+            raise BundleError(f"{where}: case {case} has no {name} of four dimensions, or it is empty")
         return array.astype(np.float32)
 
     for case in range(int(count.item())):

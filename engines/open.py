@@ -14,6 +14,7 @@ What was replaced and why stays visible in `OpenedEngine.reason`.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class OpenedEngine:
         Raises:
             BundleError, EngineError: see above.
         """
-        return cls(bundle, bundle.graphs[role], [Candidate(backend)], OpenSettings(threads))
+        return cls(bundle, bundle.graph(role), [Candidate(backend)], OpenSettings(threads))
 
     def run(self, *inputs: Tensor, within_s: float | None = None) -> Sequence[Tensor]:
         """Run the graph; see `Engine.run`. An engine that fails where a later one succeeds gives way to it for good.
@@ -89,17 +90,15 @@ class OpenedEngine:
         Raises:
             OutOfTime: the run was given up.
         """
-        if within_s is not None and within_s <= 0:
-            raise OutOfTime(f"graph {self._spec.role!r} was not begun: there was no time for it")
+        until = None if within_s is None else time.monotonic() + within_s
+        self._left_s(until)  # a proof would take time, too
         try:
             self._prove(inputs)
-            if within_s is not None and isinstance(self._engine, StoppableEngine):
-                return self._engine.run_within(within_s, *inputs)
-            return self._engine.run(*inputs)
+            return self._run_until(until, self._engine, inputs)
         except NotPrepared as fault:
-            return self._run_unprepared(fault, inputs)
+            return self._run_unprepared(fault, inputs, until)
         except EngineError as fault:
-            return self._run_elsewhere(fault, inputs)
+            return self._run_elsewhere(fault, inputs, until)
 
     def close(self) -> None:
         """Free the engine."""
@@ -121,32 +120,54 @@ class OpenedEngine:
         prove_size(self._bundle, self._spec, self._engine, self._reference, inputs)
         self._proved.add(shapes)
 
-    def _run_unprepared(self, fault: NotPrepared, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _left_s(self, until: float | None) -> float | None:
+        """Return how many seconds there are until an instant; OutOfTime if there are none."""
+        if until is None:
+            return None
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise OutOfTime(f"graph {self._spec.role!r} was not begun: there was no time for it")
+        return left_s
+
+    def _run_until(self, until: float | None, engine: Engine, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        left_s = self._left_s(until)
+        if left_s is not None and isinstance(engine, StoppableEngine):
+            return engine.run_within(left_s, *inputs)
+        return engine.run(*inputs)
+
+    def _run_unprepared(self, fault: NotPrepared, inputs: Sequence[Tensor], until: float | None) -> Sequence[Tensor]:
         """Run a size that has no plan on the next back end; sizes that have one stay where they are."""
         if self._instead is None:
             if not self._left:
                 raise fault
             self._instead = OpenedEngine(self._bundle, self._spec, self._left, self._settings)
             self.reason = f"{self.reason}; sizes without a plan on {self._instead.backend}"
-        return self._instead.run(*inputs)
+        return self._instead.run(*inputs, within_s=self._left_s(until))
 
-    def _run_elsewhere(self, fault: EngineError, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _run_elsewhere(self, fault: EngineError, inputs: Sequence[Tensor], until: float | None) -> Sequence[Tensor]:
         for place, candidate in enumerate(self._left):
             try:
                 engine = self._open(candidate)
             except EngineError:
                 continue
             try:
-                outputs = engine.run(*inputs)
+                outputs = self._run_until(until, engine, inputs)
             except EngineError:
                 engine.close()
                 continue
-            self._faults.append(f"{self.backend}: {fault}")
-            self._engine.close()
-            self._take(candidate, engine)
-            del self._left[: place + 1]
+            except OutOfTime:  # it stays, or every run with as little time would open it anew
+                self._give_way(fault, place, engine)
+                raise
+            self._give_way(fault, place, engine)
             return outputs
         raise fault  # no engine can: the call itself is wrong
+
+    def _give_way(self, fault: EngineError, place: int, engine: Engine) -> None:
+        """Put *engine*, of the candidate at *place* of those left, where the one is that failed."""
+        self._faults.append(f"{self.backend}: {fault}")
+        self._engine.close()
+        self._take(self._left[place], engine)
+        del self._left[: place + 1]
 
     def _open_first(self) -> None:
         while self._left:
@@ -218,9 +239,7 @@ def open_engine(
         raise UsageError(f"engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
-    if role not in bundle.graphs:
-        raise BundleError(f"bundle {bundle.name} has no graph {role!r}; it has {', '.join(sorted(bundle.graphs))}")
-    spec = bundle.graphs[role]
+    spec = bundle.graph(role)
     try:
         read_graph(bundle.read(spec.file))  # what engines parse was looked through before
     except BundleError as fault:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,39 +94,64 @@ class Model:
             float32 (B, C, H, W); what an exact graph gives of more than a tile is int16, half of the memory.
 
         Raises:
-            BundleError: an exact graph gives no such integers.
+            BundleError: there is no such graph, it gives other tensors than its family takes, or an exact one gives no
+                such integers.
             OutOfTime: the run was not over at *until*, an instant on `clock`, and the engine could give it up.
         """
-        run, spec = self._runner(role, until), self.bundle.graphs[role]
-        if spec.tiling is None or fits_a_tile(inputs, spec.tiling, TILE_SIDE):
-            return run(*map(np.asarray, inputs))
-        if lazily:
-            return [output_windows(run, inputs, spec.tiling)]
+        run, spec = self._runner(role, until), self.bundle.graph(role)
 
         def integers(*tile: Tensor) -> list[NDArray[np.int16]]:
             return [_integers(role, output) for output in run(*tile)]
 
-        return run_in_tiles(integers if spec.exact else run, inputs, spec.tiling, TILE_SIDE)
+        with self.watched(role, inputs):
+            if spec.tiling is None or fits_a_tile(inputs, spec.tiling, TILE_SIDE):
+                return run(*map(np.asarray, inputs))
+            if lazily:
+                return [output_windows(run, inputs, spec.tiling)]
+            return run_in_tiles(integers if spec.exact else run, inputs, spec.tiling, TILE_SIDE)
 
     def picture(self, role: str, *inputs: Source, until: float | None = None) -> Tensor | NDArray[np.uint8]:
-        """Run the last graph of a picture; what is larger than a tile comes as levels, a quarter of the memory."""
-        tiling = self.bundle.graphs[role].tiling
+        """Run the last graph of a picture; what is larger than a tile comes as levels, a quarter of the memory.
+
+        Returns:
+            float32, or the levels of that, (B, 3, H, W).
+
+        Raises:
+            BundleError, OutOfTime: see `run`; or it gives no such pictures.
+        """
+        tiling = self.bundle.graph(role).tiling
+        x: Tensor | NDArray[np.uint8]
         if tiling is None or fits_a_tile(inputs, tiling, TILE_SIDE):
-            x: Tensor
             (x,) = self.run(role, *inputs, until=until)
-            return x
-        run = self._runner(role, until)
-        (image,) = run_in_tiles(lambda *tile: [levels(*run(*tile))], inputs, tiling, TILE_SIDE)
-        return image
+        else:
+            run = self._runner(role, until)
+            with self.watched(role, inputs):
+                (x,) = run_in_tiles(lambda *tile: [levels(*run(*tile))], inputs, tiling, TILE_SIDE)
+        if x.shape[:2] != (inputs[0].shape[0], 3):
+            raise BundleError(f"graph {role!r} gives {x.shape}, not ({inputs[0].shape[0]}, 3, H, W)")
+        return x
+
+    def watched(self, role: str, inputs: Sequence[Source]) -> AbstractContextManager[None]:
+        """Return what is around every run of the graph of *role* on *inputs*, in tiles or not; for subclasses."""
+        return nullcontext()
 
     def _runner(self, role: str, until: float | None) -> Callable[..., Sequence[Tensor]]:
         """Return what runs the graph of *role* once, if it is over at *until*."""
         engine = self.engine(role)
 
         def run(*tensors: Tensor) -> Sequence[Tensor]:
-            return engine.run(*tensors, within_s=None if until is None else until - self.clock())
+            outputs = engine.run(*tensors, within_s=None if until is None else until - self.clock())
+            self._check_outputs(role, outputs)
+            return outputs
 
         return run
+
+    def _check_outputs(self, role: str, outputs: Sequence[NDArray[Any]]) -> None:
+        """Refuse what the family cannot take: a bundle's graph may give anything."""
+        count = 2 if role in self.family.pairs else 1
+        if len(outputs) != count or any(one.dtype != np.float32 or one.ndim != 4 for one in outputs):
+            found = ", ".join(f"{one.dtype} {one.shape}" for one in outputs)
+            raise BundleError(f"graph {role!r} gives {found}; its family takes {count} of float32 (B, C, H, W)")
 
     def plane(self, field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return the elements of *field* that have a trit at *place*, in coding order, and their rows."""

@@ -398,6 +398,7 @@ def _run_passes(
     What comes of the last one is a picture as `Model.picture` gives it.
 
     Raises:
+        BundleError: it has another size.
         OutOfTime: the passes were not over at *until*.
     """
     watches, tensors = [one.watch for one, _ in group], [dict(known.tensors) for _, known in group]
@@ -425,12 +426,15 @@ def _run_passes(
                     watch.add("total", took_s / len(group))
         watches[0].record(one.role if len(group) == 1 else _batched(one.role, len(group)), took_s)
     assert picture is not None, "a picture takes at least one network"
+    (height, width), size = picture.shape[2:], group[0][0].size
+    if (height, width) != size:
+        raise BundleError(f"graph {passes[-1].role!r} gives {height} x {width}, not {size}")
     return picture
 
 
 def _run_preview(model: Model, one: Rendering, known: Reconstruction) -> Image:
     (role,) = PREVIEW
-    inputs = model.bundle.graphs[role].inputs
+    inputs = model.bundle.graph(role).inputs
     if missing := set(inputs) - known.tensors.keys():
         raise BundleError(f"graph {role!r} takes {', '.join(sorted(missing))}, which its family does not have")
     one.watch.check()

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import types
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ def load_settings(kind: type[T], path: Path) -> T:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:  # also of numbers and nesting without end
         raise ConfigurationError(f"{path}: {fault}") from fault
     return settings_from_dict(kind, content, str(path))
 
@@ -40,7 +41,9 @@ def settings_from_dict(kind: type[T], content: dict[str, Any], where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key, value in content.items():
         if key not in fields:
-            raise ConfigurationError(f"{where}: unknown key {key!r} = {value!r}; allowed: {', '.join(sorted(fields))}")
+            raise ConfigurationError(
+                f"{where}: unknown key {key!r} = {_written(value)}; allowed: {', '.join(sorted(fields))}"
+            )
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in content:
@@ -66,10 +69,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value if item is Any else {k: _convert(item, v, f"{where}.{k}") for k, v in value.items()}
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            with suppress(OverflowError):  # an integer beyond all floats
+                return float(value)
     elif hint is Path:
         if isinstance(value, str):
             return Path(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigurationError(f"{where} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+    raise ConfigurationError(f"{where} must be {getattr(hint, '__name__', hint)}, not {_written(value)}")
+
+
+def _written(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integers of thousands of digits, which TOML may hold as hexadecimal ones
+        return "a number of thousands of digits"

@@ -123,13 +123,6 @@ def prefix_bytes(body_bytes: int) -> int:
     return body_bytes + _CRC.size * (max(0, body_bytes - 1) // FRAME_BYTES)
 
 
-def body_bytes_within(header: Header, stream_bytes: int) -> int:
-    """Return how many body bytes lie in the first *stream_bytes* of a stream."""
-    inside = max(0, stream_bytes - header.body_start)
-    frames, rest = divmod(inside, FRAME_BYTES + _CRC.size)
-    return min(header.body_bytes, frames * FRAME_BYTES + min(rest, FRAME_BYTES))
-
-
 def write_stream(header: Header, head: bytes, body: bytes) -> bytes:
     """Return the stream of *header* (whose lengths must be those of *head* and *body*)."""
     assert header.head_bytes == len(head) and header.body_bytes == len(body)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 from runtime.errors import OutputError
@@ -42,19 +42,22 @@ def _mode(path: Path) -> int | None:
 
 
 def _replace(target: Path, content: bytes, earlier: int | None, *, durable: bool) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=".cutoff-", suffix=".part", dir=target.parent)
+    partial = target.with_name(f".cutoff-{secrets.token_hex(8)}.part")
+    # The kernel applies the mask. What gets an earlier file's permissions is nobody else's until then.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if earlier is None else 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            os.fchmod(file.fileno(), _new_file_mode() if earlier is None else stat.S_IMODE(earlier))
+            if earlier is not None:
+                os.fchmod(file.fileno(), stat.S_IMODE(earlier))
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(name, target)
+        os.replace(partial, target)
         if durable:
             _sync_folder(target.parent)
     finally:
-        Path(name).unlink(missing_ok=True)  # gone already if it was renamed
+        partial.unlink(missing_ok=True)  # gone already if it was renamed
 
 
 def _sync_folder(folder: Path) -> None:
@@ -64,10 +67,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _new_file_mode() -> int:
-    """Return the permissions that a new file gets; the mask can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

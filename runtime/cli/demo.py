@@ -183,7 +183,7 @@ def _show_pictures(arguments: argparse.Namespace) -> list[Row]:
         for name, original in _pictures(arguments.pictures):
             note(f"{name}: {original.shape[1]}x{original.shape[0]}")
             rows += show(codec, name, original, arguments.out, arguments.points, arguments.deadlines_ms)
-    write_whole(arguments.out / "table.csv", csv_of(rows).encode())
+    write_whole(arguments.out / "table.csv", csv_of(rows).encode(errors="surrogateescape"))
     return rows
 
 

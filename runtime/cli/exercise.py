@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -25,10 +25,11 @@ class RecordingModel(Model):
         self.seen: dict[str, tuple[Tensor, ...]] = {}
         super().__init__(bundle, engine, threads, Limits(), precision="fp32")
 
-    def run(self, role: str, *inputs: Source, until: float | None = None, lazily: bool = False) -> Sequence[Any]:
-        """Run the graph of *role*, and keep its inputs."""
+    @contextmanager
+    def watched(self, role: str, inputs: Sequence[Source]) -> Iterator[None]:
+        """Keep the inputs."""
         self.seen[role] = tuple(np.array(value) for value in inputs)
-        return super().run(role, *inputs, until=until, lazily=lazily)
+        yield
 
 
 def exercise(codec: Codec, image: Image) -> None:

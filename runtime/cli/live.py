@@ -83,7 +83,8 @@ def check_extras() -> None:
             importlib.import_module(module)
         except ImportError as fault:
             raise MissingExtra(
-                f"the live part of the demo needs {module}: pip install 'cutoff[edge,serve]' (extra {extra}: {fault})"
+                f"the live part of the demo needs {module}: pip install '.[edge,serve]' in the checkout "
+                f"(extra {extra}: {fault})"
             ) from fault
 
 
@@ -108,7 +109,7 @@ class Live:
         if (self.classifier is None) != (self.labels is None):
             raise UsageError("--classifier and --labels go together")
         for option, path in (("--source", self.source), ("--classifier", self.classifier), ("--labels", self.labels)):
-            if path is not None and not path.exists():
+            if path is not None and not os.path.exists(path):
                 raise UsageError(f"{option}: {path} does not exist")
 
     @contextlib.contextmanager
@@ -291,16 +292,30 @@ def _write_views(folder: Path) -> Path:
 
 
 def _toml(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return TOML; strings, numbers, truth values and lists of them are written as in JSON."""
-    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+    """Return TOML of strings, numbers, truth values and lists of them.
+
+    Raises:
+        UsageError: a string, such as a file's name, is not UTF-8, as TOML is.
+    """
+    lines = [f"{key} = {_toml_value(value)}" for key, value in top.items()]
     for name, table in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        lines += [f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """Return *value* as in JSON, but for what TOML does not take: halves of a character, and DEL as it is."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    try:
+        text.encode()
+    except UnicodeEncodeError as fault:
+        raise UsageError(f"{text}: the demo's settings cannot hold a name that is not UTF-8") from fault
+    return text
 
 
 def _absolute(bundle: str) -> str:
     """Return a path as one that holds in any folder, and a shipped bundle's name as it is."""
-    return str(Path(bundle).resolve()) if Path(bundle).exists() else bundle
+    return str(Path(bundle).resolve()) if os.path.exists(bundle) else bundle
 
 
 def _free_port() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -40,7 +41,9 @@ def _by_name(summary: str, module: str, extra: str) -> Verb:
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as fault:
-            raise MissingExtra(f"`cutoff {extra}` needs {fault.name}: pip install 'cutoff[{extra}]'") from fault
+            raise MissingExtra(
+                f"`cutoff {extra}` needs {fault.name}: pip install '.[{extra}]' in the checkout"
+            ) from fault
 
     return Verb(
         summary, lambda parser: command().add_arguments(parser), lambda arguments: int(command().run(arguments))
@@ -74,6 +77,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's own) and return its exit status."""
     words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     show_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]  # allowed anywhere, also behind a verb's own verbs
     try:

@@ -40,7 +40,7 @@ def photographs() -> dict[str, Image]:
         from skimage import data as of_skimage
     except ModuleNotFoundError as fault:
         raise MissingExtra(
-            "the demo's own photographs come with scikit-image: pip install 'cutoff[demo]', or name pictures"
+            "the demo's own photographs come with scikit-image: pip install '.[demo]' in the checkout, or name pictures"
         ) from fault
     data: Any = of_skimage  # untyped
     return {

@@ -183,9 +183,9 @@ def _described(tables: Tables) -> str:
 
 
 def _output_range(bundle: Bundle, spec: GraphSpec) -> float:
-    """Return the span of a graph's known outputs."""
+    """Return the span of a graph's known outputs; 1 if they are all the same."""
     outputs = [output for answer in known_answers(bundle, spec) for output in answer.outputs]
-    return float(max(output.max() for output in outputs) - min(output.min() for output in outputs))
+    return float(max(output.max() for output in outputs) - min(output.min() for output in outputs)) or 1.0
 
 
 def _picture_of_encoder(model: Model, image: Image) -> Image:

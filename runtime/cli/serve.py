@@ -20,5 +20,5 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from runtime.serve import listen
     except ModuleNotFoundError as fault:
-        raise MissingExtra(f"`cutoff serve` needs {fault.name}: pip install 'cutoff[serve]'") from fault
+        raise MissingExtra(f"`cutoff serve` needs {fault.name}: pip install '.[serve]' in the checkout") from fault
     return listen.command(arguments.config, check_only=arguments.check, ray=arguments.ray)

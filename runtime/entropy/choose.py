@@ -138,7 +138,9 @@ def hurry(tables: Tables, coder: Coder, folder: Path) -> Coder:
 def _default() -> str:
     installed = installed_coders()
     if not installed:
-        raise EngineError("no range coder can run here: install constriction, or numba (pip install 'cutoff[fast]')")
+        raise EngineError(
+            "no range coder can run here: install constriction, or numba (pip install '.[fast]' in the checkout)"
+        )
     return installed[0]
 
 

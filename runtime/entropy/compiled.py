@@ -80,7 +80,9 @@ def _compile(folder: Path) -> Kernels:
     try:
         import numba
     except ImportError as fault:
-        raise MissingExtra(f"the compiled coder needs numba ({fault}): pip install 'cutoff[fast]'") from fault
+        raise MissingExtra(
+            f"the compiled coder needs numba ({fault}): pip install '.[fast]' in the checkout"
+        ) from fault
     settings: Any = numba.config
     if settings.DISABLE_JIT:
         return plain_kernels()

@@ -55,10 +55,10 @@ class Context:
         Raises:
             BundleError: an array has another shape, or contradicts itself.
         """
-        side = math.isqrt(len(self.grid))
         _require(self.features.ndim == 2 and 2 <= self.features.shape[1] <= MOST_FEATURES, "features have no F columns")
         _require(self.log_odds.ndim == 2 and self.log_odds.shape[1] == 2, "log_odds must have two columns")
         _require(self.grid.ndim == 2 and self.grid.shape[1] == 3, "grid must have three columns")
+        side = math.isqrt(len(self.grid))
         _require(side**2 == len(self.grid) and side % 2 == 1, "grid must have a row for each pair of log-odds")
         _require(side <= 2 * MOST_STEPS + 1, f"grid has more than {2 * MOST_STEPS + 1} steps a side")
         _require(bool((self.grid >= 1).all()), "a frequency of the grid is zero")

@@ -85,7 +85,8 @@ class Tables:
         _require(bool((self.first_child > np.arange(inner)).all()), "a child precedes its parent")
         _require(bool((self.first_child <= nodes - 3).all()), "a child is out of range")
         _require(bool(((self.root >= 0) & (self.root < nodes)).all()), "a root is out of range")
-        _require(bool((np.diff(self.sigma_thresholds) > 0).all()), "sigma thresholds do not rise")
+        rising = self.sigma_thresholds[1:] > self.sigma_thresholds[:-1]  # their differences might not fit int32
+        _require(bool(rising.all()), "sigma thresholds do not rise")
         _require(self.y_levels <= len(self.trits), "fewer models than sigma levels")
         _require(self.y_levels <= MOST_LEVELS, f"more than {MOST_LEVELS} sigma levels")
         _require(int(self.trits.max(initial=0)) <= MOST_TRITS, f"a model has more than {MOST_TRITS} trits")

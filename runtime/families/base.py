@@ -85,6 +85,7 @@ class Family(Protocol):
     stride: int  # pictures are padded to a multiple of this
     order: str  # of the stream, in a few words for people
     synthesis: tuple[str, ...]  # the roles of the passes that no full-size picture can do without
+    pairs: tuple[str, ...]  # the roles of the graphs that give two tensors; all others give one
     # What the preview loses of complete latents, at worst, as a share of the error of latents of which nothing is known
     preview_share: float
     value_gain: float  # squared error of the picture (grey levels of 0..255) per squared error of a latent

@@ -31,6 +31,7 @@ class Ctc(PlaneFamily):
     """The family in one bundle; see `runtime.families.base.Family`."""
 
     name = "ctc"
+    pairs: tuple[str, ...] = ("h_s", "crr")
     order = "z; planes of y by priority, the last ones in segments with a run of crr before each"
 
     def __init__(

@@ -50,6 +50,7 @@ class DeepFgs:
     order = "base: z, planes; scalable: z, channels, each by planes"
     has_planes = False
     stride = Z_STRIDE
+    pairs: tuple[str, ...] = ("h_s", "mutual")
 
     def __init__(
         self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority

@@ -42,6 +42,7 @@ class PlaneFamily:
     has_planes = True
     stride = Z_STRIDE
     synthesis: tuple[str, ...] = ("g_s",)
+    pairs: tuple[str, ...] = ("h_s",)
 
     def __init__(
         self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority

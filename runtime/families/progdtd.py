@@ -37,6 +37,7 @@ class ProgDtd:
     has_planes = False
     stride = Z_STRIDE
     synthesis: tuple[str, ...] = ("g_s",)
+    pairs: tuple[str, ...] = ()
 
     def __init__(
         self, settings: Mapping[str, Any], tables: Tables, run: RunGraph, plane: Plane = plane_by_priority

@@ -233,10 +233,11 @@ def test_path_that_is_no_file_is_refused(folder: Path, path: str) -> None:
 
 
 def test_missing_manifest_is_refused(folder: Path) -> None:
-    """A folder without manifest is no bundle."""
+    """A folder without manifest is no bundle, nor is what no file can be called."""
     (folder / "manifest.json").unlink()
-    with pytest.raises(BundleError, match="no bundle"):
-        Bundle.open(folder)
+    for name in (folder, "a" * 300):
+        with pytest.raises(BundleError, match="no bundle"):
+            Bundle.open(name)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'"text"', b"{}"])

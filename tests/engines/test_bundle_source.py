@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,19 +123,30 @@ def test_a_member_may_not_be_larger_than_it_says(tmp_path: Path, method: int) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_member_whose_size_is_a_lie_is_refused(tmp_path: Path, method: int) -> None:
-    """The directory claims the manifest's size; what comes out of the member is larger."""
-    content = bytes(len(FILES["graphs/g_a.onnx"])) * 1000
+    """The directory claims the manifest's size; what would come out of the member is not unpacked."""
+    claimed, content = len(FILES["graphs/g_a.onnx"]), bytes((1 << 26) + 12_345)
 
     def bomb(archive: zipfile.ZipFile) -> None:
         archive.writestr("graphs/g_a.onnx", content, method)
 
     file = rewritten(tmp_path / "x.bundle", bomb, without="graphs/g_a.onnx")
     data = file.read_bytes()
-    lie, truth = struct.pack("<I", len(content) // 1000), struct.pack("<I", len(content))
+    truth = struct.pack("<I", len(content))
     assert data.count(truth) == 2
-    file.write_bytes(data.replace(truth, lie))
+    file.write_bytes(data.replace(truth, struct.pack("<I", claimed)))
+    tracemalloc.start()
     with pytest.raises(BundleError):
         Bundle.open(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+def test_number_of_entries_is_limited(one_file: Path) -> None:
+    """They are counted before an object is made of each, wherever in the file they seem to be."""
+    one_file.write_bytes(b"PK\x01\x02" * 65_537 + one_file.read_bytes())
+    with pytest.raises(BundleError, match="not a bundle in one file: more than 65536 entries"):
+        Bundle.open(one_file)
 
 
 def test_other_compression_is_refused(tmp_path: Path) -> None:

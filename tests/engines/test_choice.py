@@ -12,7 +12,8 @@ import pytest
 
 from engines import cuda_driver
 from engines.bundle import Bundle
-from engines.errors import EngineError, NotPrepared
+from engines.errors import EngineError, NotPrepared, OutOfTime
+from engines.onnxruntime_session import OnnxRuntimeEngine
 from engines.open import OpenedEngine, open_engine
 from engines.plan_cache import PlanCache
 from runtime.codec import Codec
@@ -193,3 +194,24 @@ def test_codec_gives_the_same_stream_on_every_back_end(
     assert np.array_equal(other.decode(stream).image, cpu.decode(stream).image)
     assert {one.backend for one in other.model.engines_report()} == {engine}
     other.close()
+
+
+def test_size_without_a_plan_is_ended_in_time(
+    bundle: Bundle, tensorrt: Install, onnxruntime: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The back end that runs it is told how much time is left."""
+    given: list[float] = []
+
+    def run_within(self: OnnxRuntimeEngine, seconds: float, *inputs: Any) -> Any:
+        given.append(seconds)
+        raise OutOfTime("not over")
+
+    tensorrt()
+    onnxruntime(CPU_ONLY)
+    open_engine(bundle, "h_a", "tensorrt", threads=1, may_build=True).run(Y)
+    engine = open_engine(bundle, "h_a", threads=1)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run_within", run_within)
+    with pytest.raises(OutOfTime):
+        engine.run(np.tile(Y, (1, 1, 2, 2)), within_s=60.0)
+    assert len(given) == 1 and 0 < given[0] <= 60
+    engine.close()

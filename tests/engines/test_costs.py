@@ -22,7 +22,7 @@ def recorded(*seconds: float, stage: str = "g_s", pixels: int = 1000) -> Costs:
 def test_unknown_stage_costs_nothing() -> None:
     """Without experience there is no estimate, for no size."""
     assert Costs().estimate_s("g_s", 1000) == 0.0
-    assert not Costs().knows("g_s", 1000)
+    assert Costs().runs("g_s", 1000) == 0
     assert recorded(0.1).estimate_s("g_a", 1000) == 0.0
 
 
@@ -31,7 +31,6 @@ def test_estimate_of_few_runs_is_the_slowest() -> None:
     costs = recorded(7.0, 0.2, 0.5, 0.1)
     assert costs.estimate_s("g_s", 1000) == 0.5
     assert costs.typical_s("g_s", 1000) == 0.2
-    assert costs.knows("g_s", 1000) and not costs.knows("g_s", 999)
     assert costs.runs("g_s", 1000) == 4 and costs.runs("g_s", 999) == 0
 
 
@@ -116,7 +115,7 @@ def test_sizes_are_forgotten_that_nobody_sends_any_more() -> None:
     for pixels in range(2000, 5000):
         costs.record("g_s", pixels, 0.2)
         costs.record("g_s", 1500, 0.3)
-    assert not costs.knows("g_s", 1000) and costs.knows("g_s", 1500) and costs.knows("g_s", 4999)
+    assert [costs.runs("g_s", pixels) > 0 for pixels in (1000, 1500, 4999)] == [False, True, True]
 
 
 def test_threads_share_costs() -> None:
@@ -240,3 +239,29 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert cache_folder() == Path("/home/someone/.cache/cutoff")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved before stays; no part of a file is left beside it."""
+    recorded(0.1, 0.1).save(tmp_path / "costs.json")
+    before = (tmp_path / "costs.json").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engines.costs.json.dump", full)
+    recorded(0.2, 0.2).save(tmp_path / "costs.json")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_saved_sizes_are_those_measured_last(tmp_path: Path) -> None:
+    """Of one process after another, each of which sees other sizes: no more than one of them would keep."""
+    file = tmp_path / "costs.json"
+    for start in (5000, 1000, 3000):
+        costs = Costs()
+        costs.load(file)
+        for pixels in range(start, start + 40):
+            costs.record("g_s", pixels, 0.1)
+        costs.save(file)
+    saved = json.loads(file.read_text())["g_s"]
+    assert [int(pixels) for pixels in saved] == [*range(1016, 1040), *range(3000, 3040)]

@@ -15,7 +15,7 @@ from engines import open as opening
 from engines.backends import OpenSettings
 from engines.bundle import Bundle, GraphSpec
 from engines.engine import Engine, Tensor
-from engines.errors import EngineError
+from engines.errors import EngineError, OutOfTime
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from engines.open import OpenedEngine, open_engine
 from runtime.cli.main import main
@@ -195,3 +195,27 @@ def test_selfcheck_finds_a_false_claim(tmp_path: Path, capsys: pytest.CaptureFix
         failed = [one for one in json.loads(capsys.readouterr().out)["checks"] if not one["ok"]]
         assert [one["name"] for one in failed] == [f"{folder}: proof of h_s"]
         assert "the manifest claims" in failed[0]["detail"]
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that runs on the CPU are given, each of which takes longer."""
+    given: list[float] = []
+
+    def run_within(self: OnnxRuntimeCpu, seconds: float, *inputs: Tensor) -> Sequence[Tensor]:
+        given.append(seconds)
+        raise OutOfTime("not over")
+
+    monkeypatch.setattr(OnnxRuntimeCpu, "run_within", run_within)
+    return given
+
+
+def test_engine_that_takes_over_is_ended_in_time(doctor: Doctor, bundle: Bundle, times: list[float]) -> None:
+    """What is left of the time is the next engine's limit, too; it stays, though it was too slow this time."""
+    doctor("late", "accelerator")
+    engine = open_engine(bundle, "h_s", "accelerator", threads=1)
+    for _ in range(2):
+        with pytest.raises(OutOfTime):
+            engine.run(z_of(bundle), within_s=60.0)
+    assert (engine.backend, engine.reason) == ("cpu", "instead of accelerator: the device is gone")
+    assert len(times) == 2 and all(0 < seconds <= 60 for seconds in times)

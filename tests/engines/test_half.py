@@ -144,3 +144,29 @@ def test_exact_graph_has_no_fp16_form(tmp_path: Path) -> None:
     content["graphs"]["h_s"]["fp16"] = {"float32": []}
     with pytest.raises(BundleError, match="an exact graph has no FP16 form"):
         parse_manifest(json.dumps(content).encode(), BundleLimits())
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "outputs"),
+    [("Cast", [], ["y"]), ("Where", ["x"], ["y"]), ("Cast", ["x"], [])],
+)
+def test_node_without_its_inputs_or_outputs_is_refused(
+    writer: ModuleType, operator: str, inputs: list[str], outputs: list[str]
+) -> None:
+    """A file may say anything of a node."""
+    node = writer.node(operator, inputs, outputs, {"to": FLOAT} if operator == "Cast" else None)
+    content = writer.model([node], [], [writer.port("x", 2)], [writer.port("y", 2)])
+    with pytest.raises(BundleError, match=f"{operator} '' has {len(inputs)} inputs and {len(outputs)} outputs"):
+        half_graph(content, ())
+
+
+def test_constant_may_be_an_output(writer: ModuleType) -> None:
+    """It stays as it is, beside its float16 form where a node uses it."""
+    w = writer
+    gain = w.tensor("gain", np.full((1, 1, 1, 1), 0.1))
+    content = w.model(
+        [w.node("Mul", ["x", "gain"], ["y"])], [gain], [w.port("x", 2)], [w.port("y", 2), w.port("gain", 1)]
+    )
+    spec = GraphSpec("g_a", "", False, ("x",), ("y", "gain"), None)
+    y, kept = OnnxRuntimeCpu(half_graph(content, ()), spec, 1).run(np.full((1, 2, 3, 3), 3.0, np.float32))
+    assert np.allclose(y, 0.3, rtol=1e-3) and kept.item() == np.float32(0.1)

@@ -388,6 +388,7 @@ def test_tables_of_too_many_models_are_refused() -> None:
         ({"cases": np.float32(np.nan)}, "`cases` must be"),
         ({"cases": np.int32(1)}, "case 0 has no x of four dimensions"),
         ({"cases": np.int32(1), "0.x": np.zeros(3)}, "case 0 has no x of four dimensions"),
+        ({"cases": np.int32(1), "0.x": np.zeros((1, 1, 0, 2))}, "case 0 has no x .* or it is empty"),
     ],
 )
 def test_known_answers_are_checked(made: Callable[..., Path], arrays: dict[str, Any], fault: str) -> None:

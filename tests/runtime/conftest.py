@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engines.bundle import Bundle
+from engines.manifest import Tiling
 from runtime import Codec
 from runtime.entropy.tables import Tables
 from runtime.image_files import write_image
@@ -75,6 +78,17 @@ def tiny_codec() -> Iterator[Codec]:
     """The golden files' bundle, opened: hand-made networks that run in no time, the same for ever."""
     with Codec.open(GOLDEN / "tiny", threads=1) as opened:
         yield opened
+
+
+@pytest.fixture
+def tiny_in_tiles() -> Bundle:
+    """The tiny bundle, whose free graphs but h_a may run in parts."""
+    bundle, pixels = Bundle.open(GOLDEN / "tiny"), {"g_a": 1, "g_s": 16, "post_low": 1, "preview": 16}
+    graphs = {
+        role: replace(bundle.graphs[role], tiling=Tiling(size, multiple=16 // size, reach=0))
+        for role, size in pixels.items()
+    }
+    return replace(bundle, graphs={**bundle.graphs, **graphs})
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,19 @@ def test_encode_never_overwrites_its_input(capsys: Capture, small: Path) -> None
     assert small.read_bytes() == before
 
 
+def test_names_that_are_not_utf_8_are_printed_all_the_same(capsys: Capture, small: Path, tmp_path: Path) -> None:
+    """With what is no character escaped; the files have their true names."""
+    source, target = (tmp_path / os.fsdecode(name) for name in (b"\xff.png", b"\xff.cut"))
+    small.rename(source)
+    for words in (
+        ["encode", source, "-o", target],
+        ["trim", target, "-o", target, "--bytes", "4000"],
+        ["decode", target, "-o", source],
+    ):
+        assert "\\udcff" in run(capsys, *words)
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [b"\xff.cut", b"\xff.png"]
+
+
 # decode
 
 
@@ -343,7 +356,7 @@ def test_eval_without_its_extra_says_what_to_install(capsys: Capture, monkeypatc
     monkeypatch.setitem(sys.modules, "runtime.evaluate.command", None)
     status, line = refusal(capsys, "eval", "rd")
     assert status == 2
-    assert "pip install 'cutoff[eval]'" in line
+    assert "pip install '.[eval]' in the checkout" in line
 
 
 def _process(*words: str) -> subprocess.CompletedProcess[str]:

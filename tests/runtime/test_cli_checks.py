@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,20 @@ from commands import printed, refusal, run
 from numpy.typing import NDArray
 
 from engines.bundle import Bundle, bundle_hash
+from engines.open import open_engine
 from runtime import Codec
-from runtime.cli.bench import ideal_code
+from runtime.cli.bench import TimedModel, ideal_code
 from runtime.cli.coder_check import check_agreement, check_coder
 from runtime.cli.main import main
+from runtime.cli.selfcheck import check_graph
 from runtime.entropy.choose import installed_coders
-from runtime.stream import StreamParser
+from runtime.image_files import read_image
+from runtime.model import Model
+from runtime.stream import Limits, StreamParser
 
 Image = NDArray[np.uint8]
 Capture = pytest.CaptureFixture[str]
+TINY = Path(__file__).parents[1] / "golden" / "tiny"
 
 
 def test_bench_prints_the_documented_keys(capsys: Capture, small: Path) -> None:
@@ -136,3 +143,32 @@ def test_bundles_unpacks_one(capsys: Capture, tmp_path: Path, codec: Codec) -> N
     again = tmp_path / "again"
     assert printed(capsys, "bundles", "--unpack", folder, "--out", again)["folder"] == str(again)
     assert "--out goes with --unpack" in refusal(capsys, "bundles", "--out", folder)[1]
+
+
+def test_known_answers_of_one_value_are_compared_as_they_are() -> None:
+    """A network that gives the same everywhere has no range that a difference could be a share of."""
+    bundle = Bundle.open(TINY)
+    spec = bundle.graphs["g_s"]
+    inputs = {name: np.zeros((1, 8, 4, 4), np.float32) for name in spec.inputs}
+    (grey,) = open_engine(bundle, "g_s", threads=1).run(*inputs.values())
+    assert np.ptp(grey) == 0
+    answers = io.BytesIO()
+    np.savez(
+        answers, cases=np.int32(1), **{f"0.{name}": x for name, x in inputs.items()}, **{f"0.{spec.outputs[0]}": grey}
+    )
+    assert spec.known_answers is not None
+    bundle = replace(bundle, _files={**bundle._files, spec.known_answers: answers.getvalue()})
+    model = Model(bundle, "cpu", 1, Limits())
+    assert check_graph(model, spec) == "within 0 of its range on cpu"
+
+
+def test_bench_times_networks_that_run_in_tiles(
+    tiny_in_tiles: Bundle, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run as a whole, however many tiles it takes; the last network is among them."""
+    monkeypatch.setattr("runtime.model.TILE_SIDE", 64)
+    model = TimedModel(tiny_in_tiles, "cpu", 1)
+    codec = Codec(model)
+    stream = codec.encode(read_image(small)).stream
+    codec.decode(stream)
+    assert {role: len(seconds) for role, seconds in model.seconds.items()} == {"g_a": 1, "h_a": 1, "h_s": 2, "g_s": 1}

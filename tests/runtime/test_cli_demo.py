@@ -74,7 +74,7 @@ def test_demo_without_scikit_image_says_what_to_install(
     monkeypatch.setitem(sys.modules, "skimage", None)
     capsys.readouterr()
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'cutoff[demo]'" in capsys.readouterr().err
+    assert "pip install '.[demo]' in the checkout" in capsys.readouterr().err
 
 
 def test_table_leaves_out_what_is_unknown() -> None:

@@ -105,6 +105,9 @@ def test_missing_key_is_refused(tmp_path: Path) -> None:
         ("count = 3.0", "count must be int"),
         ("count = true", "count must be int"),
         ('rate = "fast"', "rate must be float"),
+        ("rate = 1" + "0" * 400, "rate must be float, not 1000"),
+        ("rate = 0x1" + "0" * 5000, "rate must be float, not a number of thousands of digits"),
+        ("where = 0x1" + "0" * 5000, "where must be Path, not a number of thousands of digits"),
         ("rate = true", "rate must be float"),
         ("on = 1", "on must be bool"),
         ("where = 1", "where must be Path"),
@@ -124,7 +127,16 @@ def test_value_of_another_type_is_refused(tmp_path: Path, line: str, where: str)
         loaded(tmp_path, name + line)
 
 
-@pytest.mark.parametrize("content", [b"name = ", b"name = \xff", b"name = 'x'\nname = 'y'"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name = ",
+        b"name = \xff",
+        b"name = 'x'\nname = 'y'",
+        b"name = 'x'\ncount = " + b"9" * 5000,
+        b"name = " + b"[" * 5000,
+    ],
+)
 def test_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     """The error names the file."""
     file = tmp_path / "broken.toml"

@@ -22,6 +22,31 @@ def test_a_new_file_gets_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
 
 
+def test_the_mask_of_the_process_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads make files meanwhile."""
+
+    def never(_: int) -> int:
+        raise AssertionError("the mask was changed")
+
+    monkeypatch.setattr(os, "umask", never)
+    write_whole(tmp_path / "a", b"new")
+
+
+def test_what_was_private_is_private_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is nobody else's before it has the permissions of the earlier one."""
+    seen, change = [], os.fchmod
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(0o640)
+
+    def look(descriptor: int, mode: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        change(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", look)
+    write_whole(tmp_path / "a", b"new")
+    assert seen == [0o600] and stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
 def test_an_earlier_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old and longer")
     (tmp_path / "a").chmod(0o600)

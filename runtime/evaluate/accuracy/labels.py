@@ -7,6 +7,7 @@ by wnid for each class, or holds images.tsv with the columns `file` and `wnid`; 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def labelled_pictures(folders: Sequence[Path], labels: Labels) -> dict[str, tupl
 
 
 def _pictures_of(folder: Path) -> Mapping[Path, str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UsageError(f"{folder}: no such folder; labelled pictures are given as folders")
     try:
         if (folder / TABLE).exists():

@@ -331,4 +331,5 @@ class _Ideals:
 
 def _generator(seed: int, *what: object) -> np.random.Generator:
     text = "/".join(map(str, (seed, *what)))
-    return np.random.default_rng(np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint64))
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+    return np.random.default_rng(np.frombuffer(digest[:8], np.uint64))

@@ -49,7 +49,9 @@ class SingleRate:
         self.name = kind.feature
         self._format = kind
         if not PIL.features.check(kind.feature):
-            raise MissingExtra(f"{self.name} needs a newer Pillow, which brings it: pip install 'cutoff[eval]'")
+            raise MissingExtra(
+                f"{self.name} needs a newer Pillow, which brings it: pip install '.[eval]' in the checkout"
+            )
 
     def identity(self) -> Mapping[str, Any]:
         """Return library and settings."""

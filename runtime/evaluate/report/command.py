@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_matplotlib()
     sections = [section_of(path) for path in find_runs(arguments.runs)]
     output = arguments.output or arguments.runs[0] / _PAGE
-    write_whole(output, page_of(sections, arguments.title).encode())
+    write_whole(output, page_of(sections, arguments.title).encode(errors="backslashreplace"))
     print(output)
     if arguments.figures is not None:
         try:

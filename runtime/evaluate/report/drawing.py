@@ -74,7 +74,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as fault:
-        raise MissingExtra("a report needs matplotlib: pip install 'cutoff[eval]'") from fault
+        raise MissingExtra("a report needs matplotlib: pip install '.[eval]' in the checkout") from fault
 
 
 def drawn(size: tuple[float, float], draw: Callable[[Figure], None]) -> Figure:

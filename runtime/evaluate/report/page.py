@@ -28,13 +28,16 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Return the folders of runs among *folders*: themselves, or those directly inside; rd, accuracy, deadline in turn.
 
     Raises:
-        DataError: a folder neither is nor holds one.
+        DataError: a folder neither is nor holds one, or cannot be read.
     """
     found = []
     for folder in folders:
-        inside = (
-            [folder] if (folder / RUN_FILE).is_file() else sorted(path.parent for path in folder.glob(f"*/{RUN_FILE}"))
-        )
+        try:
+            inside = (
+                [folder] if (folder / RUN_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{RUN_FILE}"))
+            )
+        except OSError as fault:
+            raise DataError(f"{folder}: cannot be read: {fault.strerror}") from fault
         if not inside:
             raise DataError(f"{folder}: neither the folder of a run nor a folder of such: no {RUN_FILE}")
         found += inside

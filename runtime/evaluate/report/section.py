@@ -61,4 +61,4 @@ def _plain(value: Any) -> str:
 
 def _digest(hashes: Mapping[str, str]) -> str:
     text = "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]

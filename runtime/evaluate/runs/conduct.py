@@ -6,6 +6,7 @@ Plan -> RunFolder -> units that are not done -> outcomes -> RunFolder -> Run
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def choose_codecs(arguments: argparse.Namespace, threads: int) -> tuple[CodecCho
 
     Paths of bundles become whole ones, as workers may stand elsewhere.
     """
-    bundles = tuple(str(Path(name).resolve()) if Path(name).exists() else name for name in arguments.bundle)
+    bundles = tuple(str(Path(name).resolve()) if os.path.exists(name) else name for name in arguments.bundle)
     peers = tuple(getattr(arguments, "peers", ()))
     return CodecChoice(bundles, peers, arguments.engine, threads, arguments.precision).identified()
 

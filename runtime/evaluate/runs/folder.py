@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Generic, TextIO, TypeVar
 
 from runtime.errors import DataError, OutputError, UsageError
-from runtime.evaluate.runs.rows import Row, UnitRow, header_of, lines_of, read_rows
+from runtime.evaluate.runs.rows import ERRORS, Row, UnitRow, header_of, lines_of, read_rows
 from runtime.evaluate.runs.work import Outcome
 from runtime.whole_files import write_whole
 
@@ -86,7 +86,7 @@ class RunFolder(Generic[R]):
                 self._begin(json.loads(json.dumps(run)), view, command)
                 self._done = self._whole_units()
                 self._units, self._rows, self._panels = (
-                    self._stack.enter_context((path / name).open("a", newline="", encoding="utf-8"))
+                    self._stack.enter_context((path / name).open("a", newline="", encoding="utf-8", errors=ERRORS))
                     for name in (UNITS_FILE, ROWS_FILE, PANELS_FILE)
                 )
             except BaseException:
@@ -249,7 +249,7 @@ def _rows_at(kind: type[A], path: Path) -> list[A]:
 
 
 def _rewrite(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
-    write_whole(path, (header_of(kind) + lines_of(rows)).encode())
+    write_whole(path, (header_of(kind) + lines_of(rows)).encode(errors=ERRORS))
 
 
 def _append(file: TextIO, rows: Iterable[Row]) -> None:

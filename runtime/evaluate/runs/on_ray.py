@@ -47,7 +47,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as fault:
-        raise MissingExtra("--ray needs Ray: pip install 'cutoff[ray]'") from fault
+        raise MissingExtra("--ray needs Ray: pip install '.[ray]' in the checkout") from fault
     return ray
 
 

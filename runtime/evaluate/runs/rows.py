@@ -19,6 +19,7 @@ from runtime.errors import DataError
 
 FULL = "full"  # what stands for the whole stream in a column of cuts
 FULL_IF_NONE = {"none": FULL}  # metadata of such a field
+ERRORS = "surrogateescape"  # of reading and writing as UTF-8: names of files need not be
 
 
 class Row(Protocol):
@@ -60,11 +61,11 @@ def read_rows(kind: type[R], path: Path) -> list[R]:
         DataError: the file cannot be read, lacks a column, or a value is not of its field's kind.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors=ERRORS) as file:
             text = file.read()
         whole = text[: text.rfind("\n") + 1]  # whoever wrote the file may have been stopped inside a line
         return [row_of(kind, cells) for cells in csv.DictReader(io.StringIO(whole, newline=""))]
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as fault:
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as fault:
         raise DataError(f"{path}: not a file of {kind.__name__.lower()}s: {fault}") from fault
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 
 from engines import cuda_driver
+from engines.bundle import Bundle
 from runtime.cli import doctor
+from runtime.cli.exercise import RecordingModel, exercise
 from runtime.cli.main import main
+from runtime.cli.samples import synthetic_picture
+from runtime.codec import Codec
 
 TINY = str(Path(__file__).parents[2] / "golden" / "tiny")
 Install = Callable[..., Any]
@@ -131,3 +136,24 @@ def test_json_holds_the_report(no_gpu: None, tmp_path: Path, capsys: pytest.Capt
     printed = json.loads(line)
     assert status == 0 and printed["report"] == str(tmp_path / "report.json")
     assert printed["machine"] == report["machine"]
+
+
+def test_networks_that_run_in_tiles_are_not_left_out(tiny_in_tiles: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures larger than a tile give every network its inputs, the last ones included."""
+    monkeypatch.setattr("runtime.model.TILE_SIDE", 64)
+    model = RecordingModel(tiny_in_tiles, "cpu", 1)
+    exercise(Codec(model), synthetic_picture(150, 100))
+    assert model.seen.keys() == tiny_in_tiles.graphs.keys()
+    assert model.seen["g_s"][0].shape == (1, 8, 8, 12)
+
+
+def test_a_network_that_nothing_runs_is_a_fault(no_gpu: None, tmp_path: Path) -> None:
+    """What was not examined is not said to be well."""
+    folder = shutil.copytree(TINY, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["graphs"]["later"] = manifest["graphs"]["g_a"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    status, report = examined(tmp_path, "--bundle", str(folder))
+    assert status == 1 and not report["ok"]
+    (failed,) = (graph for graph in engines_of(report)["cpu"]["graphs"] if not graph["ok"])
+    assert failed["role"] == "later" and "nothing to run it on" in failed["detail"]

@@ -11,7 +11,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,8 +23,9 @@ from numpy.typing import NDArray
 
 from runtime.cli import demo, live
 from runtime.cli.samples import camera_pictures
-from runtime.errors import MissingExtra
+from runtime.errors import MissingExtra, UsageError
 from runtime.image_files import write_image
+from runtime.settings import load_settings
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "tests" / "golden" / "tiny"
@@ -121,7 +124,9 @@ def test_live_part_is_left_out_where_its_packages_are_missing(
         (["demo", "--serve", "--classifier", "x.onnx"], "--classifier and --labels go together"),
         (["demo", "--serve", "--source", "/no/such/clip.mp4"], "--source: /no/such/clip.mp4 does not exist"),
         (["demo", "--serve", "--seconds", "0"], "--seconds"),
+        (["demo", "--serve", "--source", "a" * 300], "a does not exist"),
         (["demo", "--serve", "--bundle", "no-such-bundle"], "no-such-bundle"),
+        (["demo", "--serve", "--bundle", "a" * 300], "no bundle"),
     ],
 )
 def test_wrong_calls_are_refused(capsys: Capture, words: list[str], says: str) -> None:
@@ -129,3 +134,19 @@ def test_wrong_calls_are_refused(capsys: Capture, words: list[str], says: str) -
     status, line = refusal(capsys, *words)
     assert status in (1, 2)
     assert says in line
+
+
+def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """TOML takes fewer characters in a string than JSON, and no halves of them."""
+    path = '/films/\U0001f99a \x01\t\n\x7f "a\\b" é'
+    file = tmp_path / "edge.toml"
+    file.write_text(live._toml({"camera": path}, {"source": {"path": path, "loop": True}}), encoding="utf-8")
+
+    @dataclass(frozen=True)
+    class Written:
+        camera: str
+        source: dict[str, Any]
+
+    assert load_settings(Written, file) == Written(path, {"path": path, "loop": True})
+    with pytest.raises(UsageError, match="cannot hold a name that is not UTF-8"):
+        live._toml({"camera": "\udcff"}, {})

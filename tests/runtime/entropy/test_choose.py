@@ -175,7 +175,7 @@ def test_without_numba_constriction_stays(monkeypatch: pytest.MonkeyPatch, tmp_p
     coder = open_coder(tables, "auto", tmp_path)
     assert coder.name == "constriction"
     assert hurry(tables, coder, tmp_path) is coder
-    with pytest.raises(MissingExtra, match=r"pip install 'cutoff\[fast\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[fast\]' in the checkout"):
         open_coder(tables, "compiled", tmp_path)
 
 

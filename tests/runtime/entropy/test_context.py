@@ -105,3 +105,12 @@ def test_arrays_come_together_and_in_their_types(tables: Tables, name: str) -> N
     with pytest.raises(BundleError, match=f"{name} must be"):
         Context.from_arrays(arrays | {f"context_{name}": arrays[f"context_{name}"].astype(np.int64)})
     assert Context.from_arrays({}) is None
+
+
+@pytest.mark.parametrize("name", ["features", "log_odds", "grid"])
+def test_arrays_without_dimensions_are_refused(tables: Tables, name: str) -> None:
+    """A number is no array of rows."""
+    assert tables.context is not None
+    arrays = {**tables.context.arrays(), f"context_{name}": getattr(tables.context, name).reshape(-1)[0]}
+    with pytest.raises(BundleError, match="tables: context: "):
+        Context.from_arrays(arrays)

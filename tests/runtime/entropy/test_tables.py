@@ -419,3 +419,9 @@ def test_prior_rows_are_its_probabilities(level_tables: Tables, export_tables: M
             if thirds.sum() > 1e-3:
                 expected = 2**TOTAL_BITS * thirds / thirds.sum()
                 assert np.abs(level_tables.frequencies[node] - expected).max() < 2**TOTAL_BITS * 1e-4
+
+
+def test_thresholds_that_fall_by_more_than_int32_holds_are_refused(tiny_tables: Tables) -> None:
+    """Their difference would seem to be positive."""
+    falling = np.array([2_000_000_000, -2_000_000_000, 320, 450, 600], np.int32)
+    refused(tiny_tables, "do not rise", sigma_thresholds=lambda _: falling)

@@ -54,5 +54,5 @@ def test_identity_names_the_library(kind: Format) -> None:
 
 
 def test_a_pillow_without_the_library() -> None:
-    with pytest.raises(MissingExtra, match=r"pip install 'cutoff\[eval\]'"), pytest.warns(UserWarning):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[eval\]' in the checkout"), pytest.warns(UserWarning):
         SingleRate(Format("NONE", "none", {}))

@@ -164,8 +164,9 @@ def test_unwritable_results(folder: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_bundle(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CutoffError, match="no-such-bundle"):
-        evaluate("--bundle", "no-such-bundle", "--images", folder, "--out", tmp_path / "rd")
+    for name in ("no-such-bundle", "a" * 300):
+        with pytest.raises(CutoffError, match=f"no bundle '{name}'"):
+            evaluate("--bundle", name, "--images", folder, "--out", tmp_path / "rd")
     assert not (tmp_path / "rd").exists()
 
 
@@ -177,7 +178,7 @@ def test_bad_curves(folder: Path, tmp_path: Path) -> None:
 
 def test_ray_that_is_not_installed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'cutoff\[ray\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[ray\]' in the checkout"):
         evaluate("--images", folder, "--peers", "jpeg2000", "--out", tmp_path / "rd", "--ray")
     assert not (tmp_path / "rd").exists()
 

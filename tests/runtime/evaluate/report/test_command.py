@@ -100,6 +100,8 @@ def test_runs_come_in_their_order(runs: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path, capsys: Capture) -> None:
     assert main(["eval", "report", str(tmp_path)]) == 1
     assert "neither the folder of a run nor a folder of such" in capsys.readouterr().err
+    assert main(["eval", "report", "a" * 300]) == 1
+    assert "cannot be read: File name too long" in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def test_units_that_are_not_all_there_are_dropped(tmp_path: Path, name: str, los
     run = load_run(tmp_path, Cut)
     assert [(row.image, row.psnr_db) for row in run.rows] == [("a", 30.0), ("a", 30.0), ("b", 31.0), ("b", 31.0)]
     assert len(run.panels) == 2
+
+
+def test_names_that_are_not_utf_8_stay_as_they_are(tmp_path: Path) -> None:
+    """In every file, and when the run goes on."""
+    name = os.fsdecode(b"\xff.png")
+    for _ in range(2):
+        with opened(tmp_path, units=[name]) as folder:
+            if name not in folder.done:
+                folder.add(outcome(name))
+    run = load_run(tmp_path, Cut)
+    assert ({row.image for row in run.rows}, run.left) == ({name}, 0)
+    assert b"\xff.png" in (tmp_path / "units.csv").read_bytes()
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
