@@ -3,7 +3,7 @@
     python benchmarks/speed.py PICTURES... --json benchmarks/results/speed.json --readme README.md
 
 Timed: from a uint8 array to stream bytes and back, warm, one process; the median over pictures of the median over
-repetitions. README's table is of stages by engine, with the compiled coder; engines that were not run stay so.
+repetitions. README's table is of stages, with the compiled coder; `benchmarks/gpu.py` is for other engines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from readme import markdown, replace_table
 from timing import machine, median_ms, medians, read_pictures
 
-from engines.backends import ENGINES
 from engines.engine import Tensor
 from engines.tiles import Source
 from runtime import Codec
@@ -90,15 +89,14 @@ def main() -> None:
 
 
 def stage_table(by_threads: dict[str, dict[str, float]]) -> str:
-    """Return README's table: milliseconds of every stage, by engine."""
-    others = [f"`{name}`" for name in ENGINES if name not in ("auto", "cpu")]
-    columns = [f"`cpu`, {n} thread{'s' * (n != '1')}, ms" for n in by_threads]
+    """Return README's table: milliseconds of every stage."""
+    columns = [f"{n} thread{'s' * (n != '1')}, ms" for n in by_threads]
     rows = [
-        [label, *(f"{times[f'{way}_{stage}_ms']:.1f}" for times in by_threads.values()), *["not run yet"] * len(others)]
+        [label, *(f"{times[f'{way}_{stage}_ms']:.1f}" for times in by_threads.values())]
         for label, way, stage in STAGES
         if all(f"{way}_{stage}_ms" in times for times in by_threads.values())
     ]
-    return markdown(["stage", *columns, *others], rows)
+    return markdown(["stage", *columns], rows)
 
 
 def codec_times(
