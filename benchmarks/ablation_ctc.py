@@ -1,6 +1,6 @@
 """What each part of ctc is worth: bundles of one training, with one part more each.
 
-    python benchmarks/ablation_ctc.py configs/ctc-edge.toml --weights CTC --base DPICT --pictures TRAINING --out FOLDER
+    python benchmarks/ablation_ctc.py configs/ctc/whole.toml --weights CTC --base DPICT --pictures TRAINING --out FOLDER
     cutoff eval rd --bundle FOLDER/plain --bundle FOLDER/crr --bundle FOLDER/cdr --bundle FOLDER/whole --images KODAK
 
     plain    no context: what dpict makes of the same networks
@@ -44,6 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = load_settings(TrainingSettings, arguments.config)
+    if settings.options.get("refined", 0.0) >= NEVER:
+        raise SystemExit(f"{arguments.config}: option `refined` leaves out cdr, which is one of the parts")
     pictures, _ = split_held_out(load_pictures(arguments.pictures, settings.patch), settings.held_out)
     trained, _ = load_weights(arguments.weights)
     base = {k: v for k, v in load_weights(arguments.base)[0].items() if k.startswith("g_s_cuts.")}

@@ -10,7 +10,6 @@ against JPEG 2000 of the same results file. The table stands between two comment
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from readme import replace_table
 
 from engines.tiles import Source
 from runtime import Codec
@@ -33,7 +33,6 @@ from runtime.image_files import read_image
 from runtime.model import Model
 
 BUNDLES = ("dpict-edge", "ctc-edge", "progdtd-edge", "deepfgs-edge")
-BEGIN, END = "<!-- families: begin (benchmarks/family_table.py) -->", "<!-- families: end -->"
 REFERENCE = "jpeg2000"
 _REPETITIONS = 9
 
@@ -66,11 +65,7 @@ def main() -> None:
     table = markdown([measure(bundle, image, rates) for bundle in arguments.bundle or BUNDLES])
     print(table)
     if arguments.readme is not None:
-        text = arguments.readme.read_text(encoding="utf-8")
-        replaced, times = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", f"{BEGIN}\n{table}{END}", text, flags=re.S)
-        if times != 1:
-            raise SystemExit(f"{arguments.readme}: the comments of the table are missing")
-        arguments.readme.write_text(replaced, encoding="utf-8")
+        replace_table(arguments.readme, "families", "family_table.py", table)
 
 
 def measure(bundle: str, image: NDArray[np.uint8], rates: dict[str, float | None]) -> Row:

@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from readme import replace_table
 
 from engines.bundle import shipped_bundles
 
@@ -60,7 +61,8 @@ def main() -> None:
               "deadline": deadline_table(reports["deadline"])}  # fmt: skip
     print("\n".join(tables.values()))
     if arguments.readme is not None and not arguments.few:
-        replace_tables(arguments.readme, tables)
+        for name, table in tables.items():
+            replace_table(arguments.readme, name, "figures.py", table)
 
 
 def runs(arguments: argparse.Namespace, codecs: Sequence[str]) -> dict[str, list[str | Path]]:
@@ -166,17 +168,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def replace_tables(readme: Path, tables: dict[str, str]) -> None:
-    """Put *tables* between their comments in *readme*."""
-    text = readme.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        begin, end = f"<!-- {name}: begin (benchmarks/figures.py) -->", f"<!-- {name}: end -->"
-        text, times = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n{table}{end}", text, flags=re.S)
-        if times != 1:
-            raise SystemExit(f"{readme}: the comments of the table {name!r} are missing")
-    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from timing import machine
 
 from engines.bundle import Bundle, GraphSpec
 from engines.half import half_graph
@@ -62,8 +62,7 @@ def main() -> int:
         "bundle": bundle.name,
         "through": backend.name,
         "gpu": backend.gpu,
-        "processor": _processor(),
-        "python": platform.python_version(),
+        **machine(),
         "sizes": {},
     }
     for width, height in SIZES:
@@ -296,14 +295,6 @@ def _gpu_name() -> str:
     from engines.cuda_driver import open_driver
 
     return open_driver().device().name
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

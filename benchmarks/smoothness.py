@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from timing import read_pictures
 
 from runtime import Codec
 
@@ -25,8 +25,7 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=50)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    files = [f for p in arguments.pictures for f in (sorted(p.glob("*.png")) if p.is_dir() else [p])]
-    images = [np.array(Image.open(f).convert("RGB")) for f in files]
+    images = read_pictures(arguments.pictures)
     with Codec.open(arguments.bundle) as codec:
         encodings = [codec.encode(image) for image in images]
         pixels = [image.shape[0] * image.shape[1] for image in images]

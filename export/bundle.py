@@ -16,7 +16,7 @@ from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
 from export.half import offer_half
 from export.training.config import TrainingSettings
-from export.training.pictures import load_pictures, split_held_out
+from export.training.pictures import held_out_pictures
 from export.weights import averaged_weights, load_weights, networks_with
 from runtime.errors import ConfigurationError
 from runtime.settings import load_settings
@@ -45,8 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         weights, trained = averaged_weights(settings, arguments.run or Path("runs") / settings.name)
     networks = networks_with(settings, weights)
-    pictures = load_pictures(arguments.pictures, settings.patch)
-    held_out, _ = split_held_out(pictures, settings.held_out)
+    held_out = held_out_pictures(arguments.pictures, settings.patch, settings.held_out)
     torch.set_num_threads(1)
     content = EXPORTERS[settings.family](networks, settings, held_out, arguments.synthesis)
     offer_half(content, settings, held_out[:_FP16_PICTURES])

@@ -89,8 +89,9 @@ def write_bundle(out: Path, name: str, version: str, family: str, content: Bundl
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(data)
         verify_bundle(partial)
-        _remove(out)
-        partial.rename(out)
+        if out.is_dir() or partial.is_dir():  # a folder cannot be replaced in one step
+            _remove(out)
+        partial.replace(out)
     except OSError as fault:
         raise OutputError(f"{out}: {fault.strerror}") from fault
     finally:

@@ -19,7 +19,7 @@ from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 CODE_UNIT = 16  # sigma codes per level: h_s rounds the level to 1/16
 COVERAGE = 6.1  # a level's symbols reach at least this many standard deviations
 MOST_TRITS = 6  # symbols up to 364: means fit int16 in units of 1/64
-NEVER_SENT = 1e-4  # a level whose symbol differs from 0 with a smaller probability is not coded
+NEVER_SENT = 1e-4  # a level whose plain Gaussian differs from 0 with a smaller probability is not coded
 Z_TAIL = 1e-6  # probability that a z symbol may have beyond its channel's range
 # What h_s says of an element's scale is off by about so much, as a logarithm: y given its level is not a Gaussian, but
 # a mixture of Gaussians of many scales. Fitted to photographs that are not trained on: NOTEBOOK.md, section 14.

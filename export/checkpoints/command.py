@@ -17,7 +17,7 @@ from export.checkpoints.origins import ORIGINS, networks_of
 from export.checkpoints.read import read_checkpoint
 from export.families import EXPORTERS
 from export.training.config import TrainingSettings
-from export.training.pictures import cropped, load_pictures, split_held_out
+from export.training.pictures import cropped, held_out_pictures
 
 _CALIBRATION = 24
 _SIDE = 128  # of pictures, at least
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Make the bundle and print what was measured."""
     imported = networks_of(read_checkpoint(arguments.checkpoint))
-    pictures, _ = split_held_out(load_pictures(arguments.pictures, _SIDE), _CALIBRATION)
+    pictures = held_out_pictures(arguments.pictures, _SIDE, _CALIBRATION)
     torch.set_num_threads(1)
     networks = family_networks(imported, [cropped(picture, 64) for picture in pictures[::2]])
     settings = TrainingSettings(arguments.name or arguments.out.stem, imported.family, "imported", {})

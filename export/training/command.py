@@ -22,7 +22,7 @@ from export.training.group import Group
 from export.training.loop import FamilyTraining, Run
 from export.training.pictures import load_pictures, split_held_out
 from export.weights import load_weights
-from runtime.errors import CutoffError, UsageError
+from runtime.errors import CutoffError, PictureError, UsageError
 from runtime.settings import load_settings
 
 
@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
         refine_step(family.networks, family.step_roles, arguments.finer)
     if arguments.processes < 1 or arguments.threads < 1:
         raise UsageError("--processes and --threads must be at least 1")
+    if arguments.processes > 1 and torch.device(arguments.device).type != "cpu":
+        raise UsageError("--processes share cores, not a GPU: take one, with a larger --batch, or --device cpu")
     if arguments.processes == 1:
         _train(0, 1, "", settings, arguments)
         return
@@ -101,21 +103,23 @@ def settings_of(arguments: argparse.Namespace) -> TrainingSettings:
     settings = load_settings(TrainingSettings, arguments.config)
     if arguments.batch is None:
         return settings
-    if arguments.batch < 2 or arguments.batch % 2:
-        raise UsageError("--batch must be an even number of patches: some stages halve it")
     stages = {name: replace(stage, batch=arguments.batch) for name, stage in settings.stages.items()}
     return replace(settings, stages=stages)
 
 
-def start_from(family: FamilyTraining, file: Path, pictures: list[Tensor]) -> None:
+def start_from(family: FamilyTraining, file: Path, pictures: list[Tensor]) -> list[str]:
     """Give the family's networks the weights of *file*, as far as they have a place for them.
+
+    Returns:
+        The roles of networks, or parts of one, for which it has none.
 
     Raises:
         UsageError: the file cannot be read, or its networks have other shapes.
     """
     try:
         weights = family.adopt(load_weights(file)[0], family.networks, pictures)
-        family.networks.load_state_dict(weights, strict=False)
+        missing = family.networks.load_state_dict(weights, strict=False).missing_keys
+        return sorted({name.partition(".")[0] for name in missing})
     except KeyError as fault:
         raise UsageError(f"{file} is no start for these networks: it has no {fault}") from fault
     except RuntimeError as fault:
@@ -146,11 +150,14 @@ def _train(rank: int, size: int, rendezvous: str, settings: TrainingSettings, ar
     family = make_family(settings)
     pictures = load_pictures(arguments.pictures, settings.patch)
     held_out, kept = split_held_out(pictures, settings.held_out)
+    if not kept:
+        raise PictureError(f"{len(pictures)} pictures, of which held_out takes {settings.held_out}: none is left")
     if arguments.start is not None:
-        start_from(family, arguments.start, kept)
+        made = start_from(family, arguments.start, kept)
+        if made and group.leads:
+            print(f"{arguments.start} has no {', '.join(made)}: begun as made", file=sys.stderr)
         if arguments.finer is not None:
             refine_step(family.networks, family.step_roles, arguments.finer)
-    torch.manual_seed(settings.seed + rank)
     device = torch.device(arguments.device)
     if device.type == "cuda":
         kept = [p.to(device) for p in kept]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class StageSettings:
@@ -15,6 +17,17 @@ class StageSettings:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with.
+
+        Raises:
+            ConfigurationError: a number is out of range.
+        """
+        if self.steps < 1 or self.warmup_steps < 1:
+            raise ConfigurationError("stages: steps and warmup_steps must be at least 1")
+        if self.batch < 2 or self.batch % 2:
+            raise ConfigurationError(f"stages: batch must be even, as some stages halve it, not {self.batch}")
 
 
 @dataclass(frozen=True)
@@ -47,3 +60,12 @@ class TrainingSettings:
     gradient_norm: float = 1.0
     validate_every: int = 1000
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with.
+
+        Raises:
+            ConfigurationError: a number is out of range.
+        """
+        if self.held_out < 1 or self.validate_every < 1 or self.patch < 1:
+            raise ConfigurationError("held_out, validate_every and patch must be at least 1")

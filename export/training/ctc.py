@@ -11,7 +11,6 @@ Source: CTC (CVPR 2023); the networks are ours, see `export.networks.edge`.
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +22,7 @@ from export.networks.backbones import Backbone
 from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.dpict import MOST_MISSING, PlaneNetworks, drawn_missing
+from export.training.draws import uniform
 from export.training.grown import grown
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import KnownTrits, PartialLatents, TorchTables
@@ -120,8 +120,7 @@ class RateReduction:
     trains: tuple[str, ...] = ("crr",)
     draws = 3  # per batch: the fixed networks cost more than crr
 
-    def __init__(self, settings: TrainingSettings, options: Options) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self, options: Options) -> None:
         self._options = options
         self._tables: ContextTables | None = None
         self._plane_bits: dict[int, Tensor] = {}  # of the last batch that met the plane when nothing of it was known
@@ -137,9 +136,9 @@ class RateReduction:
             latents = networks.analyse(x)
         places = list(range(1, len(self._options.segments) + 1))
         shares, left = [], []
-        for place in self._random.sample(places, min(self.draws, len(places))):
+        for place in (places[i] for i in torch.randperm(len(places))[: self.draws]):
             # Some of the plane may be known; into how many segments it is divided can then be decided later.
-            begun = max(0.0, self._random.uniform(-0.5, 0.8))
+            begun = max(0.0, uniform(-0.5, 0.8))
             known = self._tables.known(latents.y, latents.mu, latents.level, place - begun)
             with autocast(x):
                 shift, spread = networks.crr(self._tables.seen(known))
@@ -156,8 +155,7 @@ class DistortionReduction:
 
     trains: tuple[str, ...] = ("cdr",)
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self) -> None:
         self._tables: TorchTables | None = None
 
     def begin(self, networks: Ctc) -> None:
@@ -172,7 +170,7 @@ class DistortionReduction:
         half = x.shape[0] // 2
         shares = []
         for part in (slice(0, half), slice(half, None)):
-            missing = self._random.uniform(max(0.1, networks.options.refined), MOST_MISSING)
+            missing = uniform(max(0.1, networks.options.refined), MOST_MISSING)
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 refined = networks.cdr(known.y_hat, known.deviation, known.lower, known.upper)
@@ -190,8 +188,7 @@ class RefinedCuts:
 
     trains: tuple[str, ...] = ("g_s_cuts",)
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self) -> None:
         self._tables: TorchTables | None = None
 
     def begin(self, networks: Ctc) -> None:
@@ -206,7 +203,7 @@ class RefinedCuts:
         half = x.shape[0] // 2
         losses = []
         for part in (slice(0, half), slice(half, None)):
-            missing = drawn_missing(self._random)
+            missing = drawn_missing()
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 with torch.no_grad():
@@ -261,9 +258,9 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     if len(options.segments) > MOST_TRITS or min(options.segments, default=1) < 1:
         raise ConfigurationError(f"options: segments must be up to {MOST_TRITS} of 1 and up, not {options.segments}")
     stages: dict[str, Stage] = {
-        "crr": RateReduction(settings, options),
-        "cdr": DistortionReduction(settings),
-        "cuts": RefinedCuts(settings),
+        "crr": RateReduction(options),
+        "cdr": DistortionReduction(),
+        "cuts": RefinedCuts(),
     }
     return FamilyTraining(
         networks=Ctc(backbone, options),

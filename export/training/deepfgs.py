@@ -10,7 +10,6 @@ Source: DeepFGS (2022).
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, r
 from export.networks.separation import Fusion, Mutual, RedundancyRemoval, ScalableHyperSynthesis, pooled
 from export.tables import make_tables
 from export.training.config import TrainingSettings
+from export.training.draws import uniform
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import TorchTables
 from export.training.pictures import cropped
@@ -151,7 +151,6 @@ class Rearrangement:
 
     def __init__(self, settings: TrainingSettings, options: Options, roles: tuple[str, ...]) -> None:
         self._settings, self._options, self.trains = settings, options, roles
-        self._random = random.Random(settings.seed)
         self._tables: TorchTables | None = None
 
     def begin(self, networks: DeepFgs) -> None:
@@ -220,7 +219,7 @@ class Rearrangement:
         if self._tables is None:
             self._tables = TorchTables(make_tables(), base.latent.device)
         latent, mu, level = (t[:pictures].detach() for t in (base.latent, base.mu, base.level))
-        return self._tables.cut(latent, mu, level, self._random.uniform(0.0, _MOST_MISSING)).y_hat
+        return self._tables.cut(latent, mu, level, uniform(0.0, _MOST_MISSING)).y_hat
 
 
 def drawn_channels(pictures: int, channels: int, device: torch.device) -> Tensor:
@@ -251,10 +250,10 @@ class ChannelValidation:
 
     def __call__(self, networks: DeepFgs, stage: str) -> dict[str, float]:
         """Return mean figures over the pictures."""
-        rows = [self._one(networks, x) for x in self._pictures]
+        rows = [self._one(networks, stage, x) for x in self._pictures]
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
-    def _one(self, networks: DeepFgs, x: Tensor) -> dict[str, float]:
+    def _one(self, networks: DeepFgs, stage: str, x: Tensor) -> dict[str, float]:
         latents = networks.analyse(x)
         base, scalable = latents.base, latents.scalable
         pixels = x.shape[2] * x.shape[3]
@@ -268,16 +267,18 @@ class ChannelValidation:
             "z_scalable_bpp": float(z_scalable_bits.sum()) / pixels,
             "base_bpp": base_bpp,
             "full_bpp": float(ends[-1]),
-            "psnr_base": self._psnr(networks, l_b, keep_channels(l_s, 0), x),
+            "psnr_base": self._psnr(networks, stage, l_b, keep_channels(l_s, 0), x),
         }
         for cut in _CUTS_BPP:
             kept = int((ends <= cut).sum())
-            figures[f"psnr_{cut}"] = self._psnr(networks, l_b, keep_channels(l_s, kept), x)
-        return figures | {"psnr_full": self._psnr(networks, l_b, l_s, x)}
+            figures[f"psnr_{cut}"] = self._psnr(networks, stage, l_b, keep_channels(l_s, kept), x)
+        return figures | {"psnr_full": self._psnr(networks, stage, l_b, l_s, x)}
 
     @staticmethod
-    def _psnr(networks: DeepFgs, l_b: Tensor, l_s: Tensor, x: Tensor) -> float:
-        mse = float((networks.synthesis(l_b, l_s).clamp(0, 1) - x).square().mean())
+    def _psnr(networks: DeepFgs, stage: str, l_b: Tensor, l_s: Tensor, x: Tensor) -> float:
+        quick = stage == "preview"
+        x_hat = networks.preview(torch.cat([l_b, l_s], dim=1)) if quick else networks.synthesis(l_b, l_s)
+        mse = float((x_hat.clamp(0, 1) - x).square().mean())
         return 10 * math.log10(1 / max(mse, 1e-10))
 
 

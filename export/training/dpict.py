@@ -11,7 +11,6 @@ Stages:
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from export.networks.backbones import Backbone, HyperpriorBackbone
 from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, round_through, sigma_from_level
 from export.tables import make_tables
 from export.training.config import TrainingSettings
+from export.training.draws import uniform
 from export.training.grown import grown
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import PartialLatents, TorchTables
@@ -117,10 +117,6 @@ class MultiRate(RateDistortion):
     three times the next one's, so its distortion, about nine times as large, weighs a ninth.
     """
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        super().__init__(settings)
-        self._random = random.Random(settings.seed)
-
     def loss(self, networks: Dpict, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss of both halves' draws, and its parts."""
         with autocast(x):
@@ -132,7 +128,7 @@ class MultiRate(RateDistortion):
         half = x.shape[0] // 2
         y_bits, errors, weighted = [], [], []
         for part in (slice(0, half), slice(half, None)):
-            missing = self._random.randrange(4)
+            missing = int(uniform(0, 4))
             cell = 3.0**missing
             noisy = cell * add_noise(centred[part] / cell)
             y_bits.append(gaussian_bits(noisy, sigma[part], cell).sum())
@@ -151,9 +147,9 @@ class MultiRate(RateDistortion):
 MOST_MISSING = 3.4  # planes; what is left of a stream then is hardly more than its head segment
 
 
-def drawn_missing(draw: random.Random) -> float:
+def drawn_missing() -> float:
     """Return how many planes a random cut leaves out; one in seven leaves out none."""
-    return max(0.0, draw.uniform(-0.5, MOST_MISSING))
+    return max(0.0, uniform(-0.5, MOST_MISSING))
 
 
 class Cuts:
@@ -164,8 +160,7 @@ class Cuts:
 
     trains: tuple[str, ...] = ("g_s_cuts", "preview")
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self) -> None:
         self._tables: TorchTables | None = None
 
     def begin(self, networks: Dpict) -> None:
@@ -180,7 +175,7 @@ class Cuts:
         losses, previews = [], []
         half = x.shape[0] // 2
         for part in (slice(0, half), slice(half, None)):
-            missing = drawn_missing(self._random)
+            missing = drawn_missing()
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 x_hat = networks.g_s_cuts(known.y_hat, known.deviation)
@@ -194,8 +189,7 @@ class Cuts:
 class RandomCuts:
     """What the preview network sees of pictures: y_hat at a random cut of each half of a batch."""
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self) -> None:
         self._tables: TorchTables | None = None
 
     def __call__(self, networks: Dpict, x: Tensor) -> Tensor:
@@ -205,7 +199,7 @@ class RandomCuts:
         with autocast(x):
             latents = networks.analyse(x)
         halves = zip(latents.y.chunk(2), latents.mu.chunk(2), latents.level.chunk(2), strict=True)
-        cuts = [self._tables.cut(y, mu, level, drawn_missing(self._random)) for y, mu, level in halves]
+        cuts = [self._tables.cut(y, mu, level, drawn_missing()) for y, mu, level in halves]
         return torch.cat([cut.y_hat for cut in cuts])
 
 
@@ -218,11 +212,10 @@ class Joint:
 
     trains: tuple[str, ...] = ("g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview")
     draws = 2  # of a cut, per batch
-    easy = 0.1  # of a batch's mean, added to rate and error of each patch, or those with hardly any would outweigh all
+    easy = 0.1  # of a cut's mean, added to rate and error of each patch, or hardly anything would outweigh everything
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
-        self._random = random.Random(settings.seed)
         self._tables: TorchTables | None = None
         self._percent = Percent()
 
@@ -244,7 +237,7 @@ class Joint:
         centred = y[whole] - mu[whole]
         y_bpp = _sums(gaussian_bits(add_noise(centred), sigma_from_level(level[whole]))) / pixels
         chunks = zip(y[part].chunk(self.draws), mu[part].chunk(self.draws), level[part].chunk(self.draws), strict=True)
-        cuts = [self._tables.cut_through(*chunk, self._random.uniform(0.0, MOST_MISSING)) for chunk in chunks]
+        cuts = [self._tables.cut_through(*chunk, uniform(0.0, MOST_MISSING)) for chunk in chunks]
         cut_bpp = torch.cat([_sums(cut.bits) for cut in cuts]) / pixels + z_bpp[part]
         y_hat = torch.cat([round_through(centred) + mu[whole], *(cut.y_hat for cut in cuts)])
         deviation = torch.cat([torch.zeros_like(centred), *(cut.deviation for cut in cuts)])
@@ -252,23 +245,29 @@ class Joint:
             x_hat = networks.g_s_cuts(y_hat, deviation)
             quick = networks.preview(y_hat[part].detach())
         mse = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
-        preview = (quick.float() - x[part]).square().mean() * 255.0**2
-        complete = y_bpp + settings.z_rate_weight * z_bpp[whole] + settings.distortion_weight * mse[whole]
+        preview = (quick.float() - x[part]).square().mean(dim=(1, 2, 3)) * 255.0**2
+        log_preview = torch.stack([each.mean().log() for each in preview.chunk(self.draws)]).mean()
         weight = (y_bpp.mean() / (y_bpp + self.easy * y_bpp.mean())).detach()
+        distortion = (weight * settings.distortion_weight * mse[whole]).mean()
+        complete = (weight * (y_bpp + settings.z_rate_weight * z_bpp[whole])).mean() + distortion
         partial = self._percent(
-            cut_bpp + self.easy * cut_bpp.mean().detach(),
-            mse[part] + self.easy * mse[part].mean().detach(),
-            complete_bpp=(y_bpp + z_bpp[whole]).mean(),
-            complete_distortion=settings.distortion_weight * mse[whole].mean(),
+            self._eased(cut_bpp),
+            self._eased(mse[part]),
+            complete_bpp=(weight * (y_bpp + z_bpp[whole])).mean(),
+            complete_distortion=distortion,
         )
         figures = {
             "y_bpp": y_bpp.mean(),
             "z_bpp": z_bpp[whole].mean(),
             "mse": mse[whole].mean(),
             "log_rate_mse": partial,
-            "log_mse_preview": preview.log(),
+            "log_mse_preview": log_preview,
         }
-        return (weight * complete).mean() + partial + preview.log(), figures
+        return complete + partial + log_preview, figures
+
+    def _eased(self, each: Tensor) -> Tensor:
+        """Return a figure of each patch in the cuts' half of a batch, raised by a share of its cut's mean."""
+        return torch.cat([patches + self.easy * patches.mean().detach() for patches in each.chunk(self.draws)])
 
 
 def _sums(bits: Tensor) -> Tensor:
@@ -286,8 +285,7 @@ class Post:
     trains: tuple[str, ...] = ("post_low", "post_high")
     ranges = ((2.9, MOST_MISSING + 0.6), (1.8, 2.9))
 
-    def __init__(self, settings: TrainingSettings) -> None:
-        self._random = random.Random(settings.seed)
+    def __init__(self) -> None:
         self._tables: TorchTables | None = None
 
     def begin(self, networks: Dpict) -> None:
@@ -302,7 +300,7 @@ class Post:
             latents = networks.analyse(x)
             complete = networks.g_s((latents.y - latents.mu).round() + latents.mu).float()
         for role, (low, high), part in zip(self.trains, self.ranges, (slice(0, half), slice(half, None)), strict=True):
-            missing = self._random.uniform(low, high)
+            missing = uniform(low, high)
             known = self._tables.cut(latents.y[part], latents.mu[part], latents.level[part], missing)
             with autocast(x):
                 with torch.no_grad():
@@ -333,10 +331,10 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
     stages: dict[str, Stage] = {
         "rd": RateDistortion(settings),
         "multirate": MultiRate(settings),
-        "cuts": Cuts(settings),
+        "cuts": Cuts(),
         "joint": Joint(settings),
-        "post": Post(settings),
-        "preview": PreviewAlone(RandomCuts(settings)),
+        "post": Post(),
+        "preview": PreviewAlone(RandomCuts()),
     }
     return FamilyTraining(
         networks=Dpict(backbone),

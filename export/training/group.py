@@ -1,6 +1,6 @@
 """Several training processes as one: gradients are averaged, the first process logs, validates and saves.
 
-On CPUs a process per core beats one process with as many threads (nothing spins while another process has the core).
+On the CPU: a process per core beats one process with as many threads (nothing spins while another has the core).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ class Group:
         """Join the group; *rendezvous* is a file path that all processes share, needed when *size* is above 1."""
         self.rank, self.size = rank, size
         if size > 1:
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=size)
+            dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=size)
 
     @property
     def leads(self) -> bool:
@@ -41,8 +40,6 @@ class Group:
         if self.size == 1:
             return condition
         flag = torch.tensor(float(condition))
-        if torch.cuda.is_available():
-            flag = flag.cuda()
         dist.all_reduce(flag)
         return bool(flag > 0)
 

@@ -23,6 +23,7 @@ from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_
 from export.training.config import StageSettings, TrainingSettings
 from export.training.group import Group
 from export.training.pictures import Patches
+from runtime.errors import UsageError
 
 
 class Stage(Protocol):
@@ -69,7 +70,7 @@ class FamilyTraining:
 
 @dataclass
 class Run:
-    """A run on disk: checkpoints, `log.csv` and `validation.csv` in *folder*."""
+    """A run on disk: checkpoints, `STAGE-log.csv` and `STAGE-validation.csv` of each stage in *folder*."""
 
     settings: TrainingSettings
     networks: nn.Module
@@ -83,7 +84,11 @@ class Run:
     stop: bool = False  # set from outside (a signal): save and stop after the current step
 
     def train(self, pictures: list[Tensor], validate: Validation) -> bool:
-        """Train all stages from where the newest checkpoint stands; return False when stopped by `stop_after_s`."""
+        """Train all stages from where the newest checkpoint stands; return False when stopped by `stop_after_s`.
+
+        Raises:
+            UsageError: the checkpoint is of other networks or stages.
+        """
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.networks.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -96,7 +101,7 @@ class Run:
         if newest is not None:
             tensors, state = load_checkpoint(newest)
             position = _Position(state["stage"], state["stage_step"])
-            self.networks.load_state_dict(_part(tensors, "model."))
+            self._adopt(newest, tensors, position)
         names = list(self.stages)
         for name in names[names.index(position.stage) :]:
             resumed = tensors if name == position.stage and position.step else {}
@@ -108,6 +113,14 @@ class Run:
                 break
             self._save(following[0], 0, {}, trainer.total_step)
         return True
+
+    def _adopt(self, checkpoint: Path, tensors: dict[str, Tensor], position: _Position) -> None:
+        try:
+            if position.stage not in self.stages:
+                raise UsageError(f"{checkpoint} is in stage {position.stage!r}, which the settings do not have")
+            self.networks.load_state_dict(_part(tensors, "model."))
+        except RuntimeError as fault:
+            raise UsageError(f"{checkpoint} is of other networks: {str(fault).splitlines()[-1].strip()}") from fault
 
     def _save(self, stage: str, step: int, extra: dict[str, Tensor], total_step: int) -> None:
         if not self.group.leads:
@@ -131,6 +144,7 @@ class _StageTrainer:
         self.settings: StageSettings = run.settings.stages[name]
         earlier = list(run.stages)[: list(run.stages).index(name)]
         self.offset = sum(run.settings.stages[s].steps for s in earlier)
+        torch.manual_seed(self._seed())
         networks = run.networks
         if not resumed:
             self.stage.begin(networks)
@@ -208,7 +222,7 @@ class _StageTrainer:
         return {"loss": float(loss.detach()), "norm": float(norm)} | {k: float(v.detach()) for k, v in figures.items()}
 
     def _seed(self) -> int:
-        """A resumed run, and each process of a group, draws other patches."""
+        """A resumed run, and each process of a group, draws other patches, cuts and noise."""
         return self.run_.settings.seed + 7919 * self.total_step + 104729 * self.run_.group.rank
 
     def _validate(self, validate: Validation) -> None:

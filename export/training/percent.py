@@ -14,6 +14,7 @@ class Percent:
 
     def __init__(self) -> None:
         self._c: Tensor | None = None
+        self._batches = 0
 
     def __call__(self, bpp: Tensor, mse: Tensor, *, complete_bpp: Tensor, complete_distortion: Tensor) -> Tensor:
         """Return the mean loss of cuts, each with its *bpp* and *mse*, of one shape.
@@ -22,5 +23,6 @@ class Percent:
             complete_bpp, complete_distortion: of the complete latents of the same batch; lambda is in the distortion.
         """
         c = (complete_distortion / complete_bpp).detach()
-        self._c = c if self._c is None else self._c.lerp(c, 0.01)
+        self._batches += 1
+        self._c = c if self._c is None else self._c.lerp(c, max(0.01, 1 / self._batches))
         return (bpp.log() + self._c * mse.log()).mean()

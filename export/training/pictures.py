@@ -31,22 +31,36 @@ def picture_files(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
                 sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES | {".tar"} and p.is_file())
             )
         elif source.suffix == ".tar":
-            with tarfile.open(source) as tar:
-                for member in sorted(tar.getmembers(), key=lambda m: m.name):
-                    content = tar.extractfile(member)
-                    if content is not None and Path(member.name).suffix.lower() in SUFFIXES:
-                        yield f"{source.name}/{member.name}", content.read()
+            yield from _tar_files(source)
         elif source.is_file():
             yield str(source), source.read_bytes()
         else:
             raise PictureError(f"{source}: no such file or folder")
 
 
+def _tar_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(source) as tar:
+            for member in sorted(tar.getmembers(), key=lambda m: m.name):
+                content = tar.extractfile(member)
+                if content is not None and Path(member.name).suffix.lower() in SUFFIXES:
+                    yield f"{source.name}/{member.name}", content.read()
+    except (OSError, tarfile.TarError, EOFError) as fault:
+        raise PictureError(f"{source}: {fault}") from fault
+
+
 def load_pictures(sources: list[Path], smallest: int) -> list[Tensor]:
-    """Decode every picture whose shorter side is at least *smallest*, as uint8 (3, H, W) tensors in one fixed order."""
+    """Decode every picture whose shorter side is at least *smallest*, as uint8 (3, H, W) tensors in one fixed order.
+
+    Raises:
+        PictureError: one cannot be read, or there is none of that size.
+    """
     pictures = []
-    for _, content in picture_files(sources):
-        picture = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+    for name, content in picture_files(sources):
+        try:
+            picture = np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as fault:  # all that Pillow raises
+            raise PictureError(f"{name}: {fault}") from fault
         if min(picture.shape[:2]) >= smallest:
             pictures.append(torch.from_numpy(picture).permute(2, 0, 1))  # channels stay last in memory
     if not pictures:
@@ -58,6 +72,18 @@ def split_held_out(pictures: list[Tensor], count: int) -> tuple[list[Tensor], li
     """Return *count* pictures spread evenly over the list, and the others; the same list splits the same way."""
     held_out = evenly(len(pictures), count)
     return [pictures[i] for i in held_out], [p for i, p in enumerate(pictures) if i not in held_out]
+
+
+def held_out_pictures(sources: list[Path], smallest: int, count: int) -> list[Tensor]:
+    """Return the *count* pictures, or as many as there are, that an export calibrates and measures with.
+
+    Raises:
+        PictureError: see `load_pictures`; or there are less than two, as half of them measures.
+    """
+    pictures, _ = split_held_out(load_pictures(sources, smallest), count)
+    if len(pictures) < 2:
+        raise PictureError(f"{len(pictures)} picture; two are needed at least: one calibrates, another measures")
+    return pictures
 
 
 def evenly(length: int, count: int) -> range:

@@ -231,10 +231,10 @@ class ChannelValidation:
 
     def __call__(self, networks: ProgDtd, stage: str) -> dict[str, float]:
         """Return mean figures over the pictures."""
-        rows = [self._one(networks, x) for x in self._pictures]
+        rows = [self._one(networks, stage, x) for x in self._pictures]
         return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
-    def _one(self, networks: ProgDtd, x: Tensor) -> dict[str, float]:
+    def _one(self, networks: ProgDtd, stage: str, x: Tensor) -> dict[str, float]:
         latents = networks.analyse(x)
         pixels = x.shape[2] * x.shape[3]
         y_hat = latents.y.round()
@@ -250,13 +250,14 @@ class ChannelValidation:
             ends = bits.cumsum(0) / pixels
             for cut in CUTS_BPP:
                 kept = int((ends <= cut).sum())
-                figures[f"{name} psnr_{cut}"] = self._psnr(networks, keep_channels(y_hat, kept), x)
+                figures[f"{name} psnr_{cut}"] = self._psnr(networks, stage, keep_channels(y_hat, kept), x)
             figures[f"{name} full_bpp"] = float(ends[-1])
-        return figures | {"psnr_full": self._psnr(networks, y_hat, x)}
+        return figures | {"psnr_full": self._psnr(networks, stage, y_hat, x)}
 
     @staticmethod
-    def _psnr(networks: ProgDtd, y_hat: Tensor, x: Tensor) -> float:
-        mse = float((networks.g_s(y_hat).clamp(0, 1) - x).square().mean())
+    def _psnr(networks: ProgDtd, stage: str, y_hat: Tensor, x: Tensor) -> float:
+        x_hat = networks.preview(y_hat) if stage == "preview" else networks.g_s(y_hat)
+        mse = float((x_hat.clamp(0, 1) - x).square().mean())
         return 10 * math.log10(1 / max(mse, 1e-10))
 
 

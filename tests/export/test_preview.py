@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +37,23 @@ def test_the_preview_learns_alone(tiny_settings: TrainingSettings, pictures_fold
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
+@pytest.mark.parametrize("family", ["dpict", "progdtd", "deepfgs"])
+def test_what_is_validated_is_the_preview(tiny_settings: TrainingSettings, pictures_folder: Path, family: str) -> None:
+    """Figures of the stage follow the network that it trains."""
+    torch.manual_seed(0)
+    settings = replace(tiny_settings, family=family, stages={"preview": tiny_settings.stages["rd"]})
+    made = make_family(settings)
+    validate = made.validation(load_pictures([pictures_folder], 64)[:1], torch.device("cpu"))
+    with torch.no_grad():
+        before = validate(made.networks, "preview")["psnr_full"]
+        for parameter in made.networks.preview.parameters():
+            parameter.zero_()
+        assert abs(validate(made.networks, "preview")["psnr_full"] - before) > 0.1
+
+
 def test_one_cut_in_seven_or_eight_leaves_nothing_out() -> None:
     """Half a plane of the draw's range stands for complete latents."""
-    draw = random.Random(0)
-    missing = [drawn_missing(draw) for _ in range(4000)]
+    torch.manual_seed(0)
+    missing = [drawn_missing() for _ in range(4000)]
     assert 0.11 < missing.count(0.0) / len(missing) < 0.15
     assert min(missing) >= 0.0 and 3.3 < max(missing) <= MOST_MISSING
