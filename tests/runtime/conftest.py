@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from clockwork import COSTS, World, clockwork
 from numpy.typing import NDArray
 
 from engines.bundle import Bundle
@@ -129,3 +130,11 @@ def coded(tmp_path: Path, stream: bytes) -> Path:
     """A file of the photograph's stream."""
     (tmp_path / "chelsea.cut").write_bytes(stream)
     return tmp_path / "chelsea.cut"
+
+
+@pytest.fixture
+def world(make_golden: ModuleType) -> Iterator[World]:
+    """The tiny bundle on a made-up clock."""
+    stream = (make_golden.HERE / "valid" / "frames.cut").read_bytes()
+    with clockwork(make_golden.HERE / "tiny", stream, dict(COSTS)) as made:
+        yield made

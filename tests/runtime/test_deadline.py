@@ -6,13 +6,11 @@ Clock and costs are made up: networks advance the clock by what they are said to
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from clockwork import FixedCosts, World, clockwork
+from clockwork import COSTS, FULL, SAFETY, FixedCosts, World
 from numpy.typing import NDArray
 
 from engines.costs import Costs
@@ -21,21 +19,10 @@ from runtime.errors import OutOfTime
 from runtime.families.planes import PlaneLatents
 from runtime.stream import Header, Limits
 
-COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
-SAFETY = 0.0005
 HAND_OVER = 0.002  # from the end of a wait for a run to what answers instead
 ENDS = HAND_OVER + 0.1 * COSTS["g_s"]  # the same, where a preview is made while the run ends
-FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
 # Where most runs of g_s take 20 ms, as they do here: a preview, then g_s, both without reconstruction.
 PREVIEW_FIRST = COSTS["preview"] + 2 * COSTS["finish"] + COSTS["reconstruct"] + COSTS["g_s"] + HAND_OVER + SAFETY
-
-
-@pytest.fixture
-def world(make_golden: ModuleType) -> Iterator[World]:
-    """The tiny bundle on a made-up clock."""
-    stream = (make_golden.HERE / "valid" / "frames.cut").read_bytes()
-    with clockwork(make_golden.HERE / "tiny", stream, dict(COSTS)) as made:
-        yield made
 
 
 def finished(world: World, data: bytes, left_at_finish_s: float, *, preview: bool = False) -> Picture:
@@ -181,83 +168,6 @@ def test_feeding_after_the_time_is_up_changes_nothing(world: World) -> None:
     on_time = world.codec.decode(world.early)
     assert picture.steps == on_time.steps
     assert picture.bytes_used <= len(world.early) + 8  # counted in words that the coder has looked at
-
-
-@pytest.mark.parametrize("late_at", [700, 1400])
-@pytest.mark.parametrize("verified", [0, 2052])
-def test_damage_found_late_is_taken_back(
-    world: World, make_golden: ModuleType, monkeypatch: pytest.MonkeyPatch, verified: int, late_at: int
-) -> None:
-    """What a late decoder has of a frame that turns out damaged goes; what came before the frame stays."""
-    start = Header.from_bytes(world.stream, Limits()).body_start + verified
-    damaged = make_golden.flipped(world.stream, start + 100, 3)
-    monkeypatch.setattr("runtime.decoder._SLICE", 512)
-    decoder = world.codec.decoder(world.deadline(1.0))
-    for begin, end in ((0, start + 30), (start + 30, start + 31), (start + 31, start + late_at)):
-        decoder.feed(damaged[begin:end])
-    world.now += 1.0 - FULL + 0.0004  # no time to decode, but for the picture
-    decoder.feed(damaged[start + late_at : start + 2000])
-    assert decoder._latents is not None
-    before = decoder._latents.steps
-    decoder.feed(damaged[start + 2000 : start + 2052])
-    assert before > decoder._latents.steps
-    good = world.codec.decoder()
-    good.feed(world.stream[:start])
-    assert isinstance(decoder._latents, PlaneLatents) and isinstance(good._latents, PlaneLatents)
-    assert decoder._latents.y is not None and good._latents.y is not None
-    assert (decoder._latents.y.nodes == good._latents.y.nodes).all()
-    picture, expected = decoder.finish(), good.finish()
-    assert (picture.damaged, picture.complete, picture.missed) == (True, False, False)
-    assert picture.steps == expected.steps
-    assert expected.bytes_used - 4 <= picture.bytes_used <= expected.bytes_used  # a checksum may count or not
-
-
-@pytest.mark.parametrize("left_s", [0.002, 0.010])
-def test_a_preview_of_bytes_that_turn_out_damaged_does_not_answer(
-    world: World, make_golden: ModuleType, left_s: float
-) -> None:
-    """Where nothing but the last preview is left it must not show what the checksum has refused since."""
-    start = Header.from_bytes(world.stream, Limits()).body_start
-    damaged = make_golden.flipped(world.stream, start + 100, 3)
-    decoder = world.codec.decoder(world.deadline(1.0))
-    decoder.feed(damaged[: start + 2000])
-    assert decoder.prepare() and decoder.deadline is not None
-    world.now = decoder.deadline.instant - left_s
-    decoder.feed(damaged[start + 2000 : start + 2052])
-    picture = decoder.finish()
-    assert picture.damaged and picture.bytes_used <= picture.bytes_verified == start
-    assert (picture.image is None) == picture.missed == (left_s == 0.002)
-
-
-def test_a_preview_of_bytes_that_are_right_outlives_damage_behind_them(world: World, make_golden: ModuleType) -> None:
-    """What rests on verified bytes alone answers as before."""
-    start = Header.from_bytes(world.stream, Limits()).body_start
-    damaged = make_golden.flipped(world.stream, start + 2052 + 100, 3)
-    decoder = world.codec.decoder(world.deadline(1.0))
-    decoder.feed(damaged[: start + 2052])
-    assert decoder.prepare() and decoder.deadline is not None
-    world.now = decoder.deadline.instant - 0.0001
-    decoder.feed(damaged[start + 2052 : start + 2 * 2052])
-    picture = decoder.finish()
-    assert picture.damaged and picture.image is not None and not picture.missed
-    assert picture.bytes_used <= picture.bytes_verified
-
-
-def test_damage_found_late_that_reaches_into_another_step_begins_anew(world: World, make_golden: ModuleType) -> None:
-    """What a family made of damaged symbols cannot be taken back; the picture then rests on the head segment alone."""
-    start = Header.from_bytes(world.stream, Limits()).body_start
-    damaged = make_golden.flipped(world.stream, start + 100, 3)
-    decoder = world.codec.decoder(world.deadline(1.0))
-    decoder.feed(damaged[: start + 2000])
-    assert decoder._latents is not None and decoder._latents.steps > 1
-    world.now += 1.0 - FULL + 0.0004
-    decoder.feed(damaged[start + 2000 : start + 2052])
-    picture = decoder.finish()
-    expected = world.codec.decode(world.stream[:start])
-    assert picture.damaged and (picture.steps, picture.bytes_used) == (expected.steps, expected.bytes_used) == (
-        0,
-        start,
-    )
 
 
 def test_a_preview_of_more_trits_beats_synthesis_of_hardly_any(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

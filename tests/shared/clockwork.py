@@ -18,6 +18,11 @@ from runtime.entropy.coder import TritDecoder
 from runtime.errors import OutOfTime
 from runtime.stream import Header, Limits
 
+# Of one picture, in seconds.
+COSTS = {"reconstruct": 0.002, "g_s": 0.020, "post_low": 0.010, "preview": 0.003, "finish": 0.001, "step": 0.0005}
+SAFETY = 0.0005
+FULL = COSTS["reconstruct"] + COSTS["g_s"] + COSTS["finish"] + SAFETY  # the cheapest picture of full quality
+
 
 class FixedCosts(Costs):
     """Costs that are known and learn nothing."""
