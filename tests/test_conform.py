@@ -180,10 +180,12 @@ def test_wrong_calls(words: list[str], fault: str) -> None:
     assert done.returncode == 2 and fault in done.stderr
 
 
-def test_stated_pictures_are_what_their_generator_makes(cases: dict[str, Any]) -> None:
-    """Every valid, damaged and invalid file is a case, and every file in `pictures` belongs to one."""
-    for folder in ("valid", "damaged", "invalid"):
-        names = {path.stem for path in (KIT.parent / folder).glob("*.cut")}
-        assert names == {name for name, case in cases.items() if case.kind == folder}
+def test_every_file_is_a_case_and_every_picture_belongs_to_one(cases: dict[str, Any]) -> None:
+    """No stream, of any family, that the kit would pass over; no picture that nothing is compared with."""
+    for kind, folders in {"valid": ("valid", "families"), "damaged": ("damaged",), "invalid": ("invalid",)}.items():
+        names = {path.stem for folder in folders for path in (KIT.parent / folder).glob("*.cut")}
+        assert names == {name for name, case in cases.items() if case.kind == kind}
+    bundles = {case.bundle.name for case in cases.values()}
+    assert bundles == {"tiny", "tiny-ctc", "tiny-progdtd", "tiny-deepfgs"}
     stated = {name for case in cases.values() if case.stated for name in case.stated["pictures"]}
     assert stated == {path.name for path in (KIT.parent / "pictures").glob("*.png")}

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 TEXT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
 VALID: dict[str, dict[str, Any]] = json.loads((GOLDEN / "valid" / "expected.json").read_text())
+FAMILIES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "families" / "expected.json").read_text())
 TINY: dict[str, Any] = json.loads((GOLDEN / "tiny" / "manifest.json").read_text())
 
 
@@ -150,13 +151,20 @@ class Field:
 
 @dataclass
 class Decoded:
-    """What a prefix says."""
+    """What a prefix says; fields by the names of section 8, as far as they have begun."""
 
-    z: Field
-    y: Field
+    fields: dict[str, Field]
     mu: list[int]
     complete: bool
     damaged: bool
+
+    @property
+    def z(self) -> Field:
+        return self.fields["z"]
+
+    @property
+    def y(self) -> Field:
+        return self.fields["y"]
 
 
 @cache
@@ -180,8 +188,20 @@ def integers_from(outputs: list[NDArray[np.float32]]) -> list[list[int]]:
     return [output.reshape(-1).astype(int).tolist() for output in outputs]
 
 
-def decode(prefix: bytes, bundle: Path = GOLDEN / "tiny") -> Decoded:
-    """Decode a sound prefix, or one with damage in the body, of a stream of *bundle*: of family dpict, or ctc."""
+@dataclass
+class Received:
+    """Sections 3 and 4: what a sound prefix, or one with damage in the body, brings."""
+
+    bundle: Path
+    rows: int  # of z
+    columns: int
+    head: bytes
+    body: bytes
+    verified: bool  # all of the body, by its checksums
+    damaged: bool
+
+
+def received(prefix: bytes, bundle: Path) -> Received:
     # Section 3
     magic, version, flags, _, width, height, head_bytes, body_bytes = struct.unpack_from(">4sBB8sHHII", prefix)
     assert magic == bytes.fromhex("89435554") and version == 1 and flags < 4
@@ -202,23 +222,107 @@ def decode(prefix: bytes, bundle: Path = GOLDEN / "tiny") -> Decoded:
             break
         verified += size
         position += size + 4
-    # Section 8.2
-    tables = read_tables(bundle)
+    return Received(bundle, math.ceil(height / 64), math.ceil(width / 64), head, body, verified == body_bytes, damaged)
+
+
+def decode(prefix: bytes, bundle: Path = GOLDEN / "tiny") -> Decoded:
+    """Decode a prefix of a stream of *bundle*, of any family."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    return PLANS[manifest["family"]](received(prefix, bundle), manifest["settings"])
+
+
+def z_field(channels: int, first: int, sent: Received) -> Field:
+    """A field of z; the model of its first channel is *first* above the sigma levels'."""
+    tables = read_tables(sent.bundle)
     levels = len(tables["sigma_thresholds"]) + 1
-    columns, rows = math.ceil(width / 64), math.ceil(height / 64)
-    channels = TINY["settings"]["z_channels"]
-    z = Field([levels + c for c in range(channels) for _ in range(rows * columns)], tables)
-    assert z.decode(RangeDecoder(head, 0), by_priority=False)
-    z_hat = np.array(z.symbols(), np.float32).reshape(1, channels, rows, columns)
-    mu, codes = integers_from(exact_graph(bundle, "h_s").run(["mu", "sigma_code"], {"z_hat": z_hat}))
-    y = Field([sum(t <= code for t in tables["sigma_thresholds"]) for code in codes], tables)
-    if "context_grid" in tables:
-        segments = json.loads((bundle / "plan.json").read_text())["segments"]
-        shape = (TINY["settings"]["y_channels"], 4 * rows, 4 * columns)
-        known = y.decode_with_context(TrustedTrits(body), segments, exact_graph(bundle, "crr"), shape)
+    return Field([levels + first + c for c in range(channels) for _ in range(sent.rows * sent.columns)], tables)
+
+
+def run_exact(sent: Received, role: str, outputs: list[str], name: str, values: list[int]) -> list[list[int]]:
+    """Run an exact graph on integers of as many channels as there are."""
+    graph = exact_graph(sent.bundle, role)
+    scale = 4 if name == "side" else 1
+    array = np.array(values, np.float32).reshape(1, -1, scale * sent.rows, scale * sent.columns)
+    return integers_from(graph.run(outputs, {name: array}))
+
+
+def sigma_levels(sent: Received, codes: list[int]) -> list[int]:
+    """Section 7.2."""
+    thresholds = read_tables(sent.bundle)["sigma_thresholds"]
+    return [sum(t <= code for t in thresholds) for code in codes]
+
+
+def decode_planes(sent: Received, settings: dict[str, Any]) -> Decoded:
+    """Sections 8.2 and 8.5."""
+    z = z_field(settings["z_channels"], 0, sent)
+    assert z.decode(RangeDecoder(sent.head, 0), by_priority=False)
+    mu, codes = run_exact(sent, "h_s", ["mu", "sigma_code"], "z_hat", z.symbols())
+    y, code = Field(sigma_levels(sent, codes), read_tables(sent.bundle)), TrustedTrits(sent.body)
+    if "context_grid" in y.tables:
+        segments = json.loads((sent.bundle / "plan.json").read_text())["segments"]
+        shape = (settings["y_channels"], 4 * sent.rows, 4 * sent.columns)
+        known = y.decode_with_context(code, segments, exact_graph(sent.bundle, "crr"), shape)
     else:
-        known = y.decode(TrustedTrits(body), by_priority=True)
-    return Decoded(z, y, mu, known and verified == body_bytes, damaged)
+        known = y.decode(code, by_priority=True)
+    return Decoded({"z": z, "y": y}, mu, known and sent.verified, sent.damaged)
+
+
+def decode_channels(field: Field, count: int, code: TrustedTrits) -> bool:
+    """Section 8.3, of a field of *count* channels."""
+    area = len(field.models) // count
+    for start in range(0, count * area, area):
+        channel = Field(field.models[start : start + area], field.tables)
+        whole = channel.decode(code, by_priority=True)
+        field.nodes[start : start + area] = channel.nodes
+        if not whole:
+            return False
+    return True
+
+
+def decode_progdtd(sent: Received, settings: dict[str, Any]) -> Decoded:
+    """Section 8.4."""
+    plan, area = json.loads((sent.bundle / "plan.json").read_text()), sent.rows * sent.columns
+    z, y = z_field(settings["z_channels"], 0, sent), Field([], read_tables(sent.bundle))
+    code, known, y_start, z_start = TrustedTrits(sent.body), True, 0, 0
+    for g, (y_end, z_end) in enumerate(zip(plan["y_ends"], plan["z_ends"], strict=True)):
+        here = slice(z_start * area, z_end * area)
+        group = Field(z.models[here], z.tables)
+        known = group.decode(code if g else RangeDecoder(sent.head, 0), by_priority=False)
+        z.nodes[here] = group.nodes
+        if not known:
+            break
+        before = z.symbols()[: z_end * area]
+        z_hat = before + [0] * (len(z.models) - len(before))
+        (codes,) = run_exact(sent, "h_s", ["sigma_code"], "z_hat", z_hat)
+        channels = Field(sigma_levels(sent, codes)[16 * y_start * area : 16 * y_end * area], z.tables)
+        known = decode_channels(channels, y_end - y_start, code)
+        y.nodes += channels.nodes
+        if not known:
+            break
+        y_start, z_start = y_end, z_end
+    return Decoded({"z": z, "y": y}, [], known and sent.verified, sent.damaged)
+
+
+def decode_deepfgs(sent: Received, settings: dict[str, Any]) -> Decoded:
+    """Section 8.6."""
+    zb = z_field(settings["base_z_channels"], 0, sent)
+    zs = z_field(settings["scalable_z_channels"], settings["base_z_channels"], sent)
+    assert zb.decode(RangeDecoder(sent.head, 0), by_priority=False)
+    mu, codes = run_exact(sent, "h_s", ["mu", "sigma_code"], "z_hat", zb.symbols())
+    b, code = Field(sigma_levels(sent, codes), zb.tables), TrustedTrits(sent.body)
+    fields = {"zb": zb, "b": b, "zs": zs}
+    known = b.decode(code, by_priority=True) and zs.decode(code, by_priority=False)
+    if known:
+        (side,) = run_exact(sent, "h_s_scalable", ["features"], "z_hat", zs.symbols())
+        if json.loads((sent.bundle / "plan.json").read_text())["mutual"]:
+            side += [min(1023, max(-1023, (64 * s + m + 4) >> 3)) for s, m in zip(b.symbols(), mu, strict=True)]
+        _, codes = run_exact(sent, "mutual", ["mu", "sigma_code"], "side", side)
+        fields["s"] = Field(sigma_levels(sent, codes), zb.tables)
+        known = decode_channels(fields["s"], settings["scalable_channels"], code)
+    return Decoded(fields, mu, known and sent.verified, sent.damaged)
+
+
+PLANS = {"dpict": decode_planes, "ctc": decode_planes, "progdtd": decode_progdtd, "deepfgs": decode_deepfgs}
 
 
 def symbols_hash(symbols: list[int]) -> str:
@@ -250,21 +354,32 @@ def test_plain_decoder_goes_back_to_the_start_of_a_damaged_frame() -> None:
         assert decoded.y.nodes == decode(frames[:start]).y.nodes
 
 
-def test_plain_decoder_reads_context(tmp_path: Path) -> None:
-    """What FORMAT.md says of family ctc is enough to find every node and trit of a stream and of its prefixes."""
-    from decoding import fed, nodes_of
-    from tiny_ctc import structured_image, write_tiny_ctc
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_decoder_finds_the_golden_nodes_of_other_families(family: str) -> None:
+    """What FORMAT.md says is enough to find every node of every field, in whole streams and in prefixes."""
+    expected = FAMILIES[family]
+    stream = (GOLDEN / "families" / f"{family}.cut").read_bytes()
+    assert expected["nodes_by_cut"].keys() >= {str(len(stream))}
+    for cut, nodes in expected["nodes_by_cut"].items():
+        decoded = decode(stream[: int(cut)], GOLDEN / f"tiny-{family}")
+        assert {name: symbols_hash(field.nodes) for name, field in decoded.fields.items()} == nodes
+        assert decoded.complete == (int(cut) == len(stream)) and not decoded.damaged
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_decoder_agrees_with_the_codec_between_these_cuts(family: str) -> None:
+    """Between the cuts on file, both know the same of every field."""
+    from make_golden import fields_known
 
     from runtime import Codec
 
-    bundle = write_tiny_ctc(tmp_path, [3, 2])
-    with Codec.open(bundle, threads=1) as codec:
-        encoding = codec.encode(structured_image())
-        start, end = int(encoding.value.offsets[0]), len(encoding.stream)
-        for cut in (*range(start, end, 17), end - 1, end):
-            decoded = decode(encoding.stream[:cut], bundle)
-            assert decoded.y.nodes == nodes_of(fed(codec, encoding.stream[:cut]))
-            assert decoded.complete == (cut == end)
+    stream = (GOLDEN / "families" / f"{family}.cut").read_bytes()
+    start = 34 + FAMILIES[family]["head_bytes"]
+    with Codec.open(GOLDEN / f"tiny-{family}", threads=1) as codec:
+        for cut in range(start, len(stream), 17):
+            decoded = decode(stream[:cut], GOLDEN / f"tiny-{family}")
+            known = fields_known(codec, stream[:cut])
+            assert {name: symbols_hash(field.nodes) for name, field in decoded.fields.items()} == known
 
 
 # The document.
@@ -353,15 +468,13 @@ def test_numbers_of_the_document_are_those_of_the_code() -> None:
     assert f"above {MOST_TRITS} |" in section("Tables") and f"*S* above {MOST_LEVELS} " in section("Tables")
 
 
-def test_every_array_of_the_table_file_is_in_the_document(tmp_path: Path) -> None:
+def test_every_array_of_the_table_file_is_in_the_document() -> None:
     """Names, types and number of dimensions in the document are those of the file."""
-    from tiny_ctc import write_tiny_ctc
-
     arrays = {}
-    for bundle in (GOLDEN / "tiny", write_tiny_ctc(tmp_path, [1])):
-        with np.load(io.BytesIO((bundle / "tables" / "entropy.npz").read_bytes())) as file:
+    for bundle in ("tiny", "tiny-ctc"):
+        with np.load(io.BytesIO((GOLDEN / bundle / "tables" / "entropy.npz").read_bytes())) as file:
             arrays |= {name: (file[name].dtype, file[name].ndim) for name in file.files}
-            assert any(name.startswith("context_") for name in file.files) == (bundle == tmp_path)
+            assert any(name.startswith("context_") for name in file.files) == (bundle == "tiny-ctc")
     rows = re.findall(r"^\| `(\w+)` \| `([ui])(\d+)` \| ([^|]+) \|", section("Tables"), re.MULTILINE)
     documented = {
         name: (np.dtype(f"{kind}{int(bits) // 8}"), 2 if "," in shape else 1) for name, kind, bits, shape in rows

@@ -5,7 +5,8 @@
 Symbols, and with them streams, follow from integer tables and an exact graph; fractions occur only in the encoder's
 free graphs. The files are part of the format's definition: review every difference, and change FORMAT.md with them.
 
-    tiny/       the bundle, see tiny_bundle.py
+    tiny/       the bundle, see tiny_bundle.py; tiny-FAMILY/ those of the other families, see tiny_families.py
+    families/   a stream of each of these, and expected.json: what is known of every field, of the whole and of prefixes
     valid/      streams, and expected.json: header fields, symbols by hash, and how many trits some prefixes determine
     damaged/    streams with a fault in the body, and expected.json: how many body bytes come before it
     invalid/    streams that must be refused, and expected.json: by which error
@@ -30,8 +31,11 @@ from PIL import Image
 
 from runtime import Codec, trim
 from runtime.entropy.tables import Tables
+from runtime.families.base import Latents
+from runtime.families.deepfgs import DeepFgsLatents
 from runtime.families.dpict import Dpict
 from runtime.families.planes import PlaneLatents
+from runtime.families.progdtd import ProgDtdLatents
 from runtime.stream import HEADER_BYTES, StreamParser
 
 HERE = Path(__file__).parent
@@ -42,6 +46,9 @@ CUTS = {
     "one-pixel": (46,),
     "frames": (170, 2222, 4716),
 }
+FAMILIES = ("ctc", "progdtd", "deepfgs")  # of which there are bundles beside that of dpict
+# Of their streams, as a share of the body: nothing of it, inside every kind of field that a family has, all but a byte.
+FAMILY_CUTS = (0.0, 0.15, 0.4, 0.6, 0.8, 1.0)
 TOLERANCE = 1  # levels of 0..255: what rounding can make of one picture on two machines
 SPARSE = 1 << 16  # of pictures with more pixels, every eighth row and column is kept
 
@@ -101,6 +108,48 @@ def expected_of(codec: Codec, stream: bytes) -> dict[str, Any]:
         "y_symbols_sha256": symbols_hash(latents.y.known_symbols()) if picture.complete else None,
         "trits_by_cut": {str(cut): trits_known(codec, stream[:cut]) for cut in cuts if cut <= len(stream)},
     }
+
+
+def family_cuts(stream: bytes) -> list[int]:
+    """Return the lengths of the stated prefixes of a family's stream, which has one frame."""
+    parser = StreamParser()
+    parser.feed(stream)
+    assert parser.header is not None
+    start, body = parser.header.body_start, parser.header.body_bytes
+    return [start + min(round(share * body), body - 1) for share in FAMILY_CUTS] + [len(stream)]
+
+
+def family_expected(codec: Codec, stream: bytes) -> dict[str, Any]:
+    """Return what a decoder finds in *stream* of any family: of each field that has begun, hashes of its nodes."""
+    parser = StreamParser()
+    parser.feed(stream)
+    assert parser.header is not None
+    header = parser.header
+    return {
+        "exact_id": header.exact_id.hex(),
+        "head_bytes": header.head_bytes,
+        "body_bytes": header.body_bytes,
+        "nodes_by_cut": {str(cut): fields_known(codec, stream[:cut]) for cut in family_cuts(stream)},
+    }
+
+
+def fields_known(codec: Codec, prefix: bytes) -> dict[str, str]:
+    """Return the SHA-256 of the nodes of every field of which *prefix* tells the models, by the name in FORMAT.md."""
+    decoder = codec.decoder()
+    decoder.feed(prefix)
+    assert decoder._latents is not None
+    return {name: symbols_hash(nodes) for name, nodes in fields_of(decoder._latents).items()}
+
+
+def fields_of(latents: Latents) -> dict[str, NDArray[np.integer]]:
+    """Return the nodes of the fields that have begun; of progdtd's y, those of the groups that have begun."""
+    if isinstance(latents, DeepFgsLatents):
+        fields = {"zb": latents.base.z, "b": latents.base.field, "zs": latents.scalable.z, "s": latents.scalable.field}
+        return {name: field.nodes for name, field in fields.items() if field is not None}
+    if isinstance(latents, ProgDtdLatents):
+        return {"z": latents._z.nodes, "y": np.concatenate([group.nodes for group in latents._groups])}
+    assert isinstance(latents, PlaneLatents) and latents.y is not None
+    return {"z": latents.z.nodes, "y": latents.y.nodes}
 
 
 def trits_known(codec: Codec, prefix: bytes) -> int:
@@ -183,7 +232,7 @@ def damaged_streams(frames: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def stated_pictures(codec: Codec, valid: dict[str, bytes], damaged: dict[str, tuple[int, bytes]]) -> list[Stated]:
-    """Return what decoders must show."""
+    """Return what decoders of family dpict must show."""
     stated = [stated_picture(codec, name, f"valid/{name}.cut", stream, None) for name, stream in valid.items()]
     for name, cuts in CUTS.items():
         for cut in cuts:
@@ -201,27 +250,37 @@ class Stated(NamedTuple):
     pictures: dict[str, NDArray[np.uint8]]
 
 
-def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int | None) -> Stated:
+def family_pictures(codec: Codec, family: str, stream: bytes) -> list[Stated]:
+    """Return what decoders of another family must show of its stream and of the same prefixes."""
+    bundle, file = f"tiny-{family}", f"families/{family}.cut"
+    cuts = [cut for cut in family_cuts(stream) if cut < len(stream)]
+    return [
+        stated_picture(codec, f"{family}-{cut}" if cut else family, file, stream, cut, bundle) for cut in (*cuts, None)
+    ]
+
+
+def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int | None, bundle: str = "tiny") -> Stated:
     """Return the pictures of a stream or a prefix: as its decoder makes it, and without postprocessing if it has some.
 
     Postprocessing is optional, so that either will do.
     """
     family = codec.model.family
-    assert isinstance(family, Dpict)
-    post, pictures = family.post, {}
-    for suffix, passes in (("", ()), ("-post", post)):
-        family.post = passes
+    post = family.post if isinstance(family, Dpict) else ()
+    pictures = {}
+    for suffix, passes in (("", ()), ("-post", post)) if post else (("", ()),):
+        if isinstance(family, Dpict):
+            family.post = passes
         decoder = codec.decoder()
         decoder.feed(stream[:cut])
         pictures[f"{name}{suffix}.png"] = decoder.finish().image
-    family.post = post
-    plain, refined = pictures.values()
-    if (plain == refined).all():
+    if isinstance(family, Dpict):
+        family.post = post
+    plain = pictures[f"{name}.png"]
+    if post and (plain == pictures[f"{name}-post.png"]).all():
         del pictures[f"{name}-post.png"]
     every = 8 if plain.shape[0] * plain.shape[1] > SPARSE else 1
-    latents = decoder._latents
-    assert isinstance(latents, PlaneLatents) and latents.y is not None
     case = {
+        "bundle": bundle,
         "stream": file,
         "bytes": cut,
         "width": plain.shape[1],
@@ -229,9 +288,12 @@ def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int |
         "grey": plain.ndim == 2,
         "every": every,
         "pictures": list(pictures),
-        "z_symbols_sha256": symbols_hash(latents.z.known_symbols()),
-        "y_nodes_sha256": symbols_hash(latents.y.nodes),
     }
+    latents = decoder._latents
+    if isinstance(latents, PlaneLatents):  # the other families have fields of other names
+        assert latents.y is not None
+        case["z_symbols_sha256"] = symbols_hash(latents.z.known_symbols())
+        case["y_nodes_sha256"] = symbols_hash(latents.y.nodes)
     return Stated(
         name, case, {file: picture[every - 1 :: every, every - 1 :: every] for file, picture in pictures.items()}
     )
@@ -240,13 +302,22 @@ def stated_picture(codec: Codec, name: str, file: str, stream: bytes, cut: int |
 def write_golden(folder: Path) -> None:
     """Write all golden files below *folder*."""
     from tiny_bundle import write_tiny  # needs onnx
+    from tiny_families import write_families
 
     write_tiny(folder / "tiny")
+    write_families(folder)
+    streams, expected, stated = {}, {}, []
+    for family in FAMILIES:
+        with Codec.open(folder / f"tiny-{family}", threads=1) as codec:
+            stream = codec.encode(made_image(70, 150, grey=False, busy=1)).stream
+            streams[family], expected[family] = stream, family_expected(codec, stream)
+            stated += family_pictures(codec, family, stream)
+    _write(folder / "families", streams, expected)
     with Codec.open(folder / "tiny", threads=1) as codec:
         valid = valid_streams(codec)
         _write(folder / "valid", valid, {name: expected_of(codec, stream) for name, stream in valid.items()})
         damaged = damaged_streams(valid["frames"])
-        write_pictures(folder / "pictures", stated_pictures(codec, valid, damaged))
+        write_pictures(folder / "pictures", stated_pictures(codec, valid, damaged) + stated)
     _write(
         folder / "damaged",
         {name: stream for name, (_, stream) in damaged.items()},
@@ -286,7 +357,7 @@ def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     with tempfile.TemporaryDirectory() as made:
         write_golden(Path(made))
-        for part in ("tiny", "valid", "damaged", "invalid", "pictures"):
+        for part in (path.name for path in Path(made).iterdir()):
             shutil.rmtree(target / part, ignore_errors=True)
             shutil.copytree(Path(made) / part, target / part)
 

@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.bundle import MANIFEST, SCHEMA, bundle_hash, exact_id
-from runtime.entropy.context import Context
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
 
 if TYPE_CHECKING:
@@ -30,10 +28,12 @@ if TYPE_CHECKING:
 Node = tuple[str, list[str], str, dict[str, Any]]  # operator, inputs, output, attributes
 
 Y_CHANNELS, Z_CHANNELS = 8, 2
+CHANNELS = {"y_channels": Y_CHANNELS, "z_channels": Z_CHANNELS}
 Y_DECAYS = ((0, 1, 9), (1, 1, 9), (2, 1, 3), (2, 3, 5), (3, 4, 5), (4, 9, 10))  # trits; mass(k) = (a/b)^|k|
 Z_DECAYS = ((3, 3, 4), (3, 2, 3))
 THRESHOLDS = (100, 200, 320, 450, 600)
 OPSET, IR_VERSION = 18, 10
+EXACT_ROLES = ("h_s", "crr", "h_s_scalable", "mutual")
 
 
 # Tables.
@@ -101,7 +101,7 @@ def _moments(inside: list[tuple[int, int]]) -> tuple[int, int, int]:
 # Networks: 4x4 means in blocks of 16x16, eight patterns per block.
 
 
-def _patterns() -> NDArray[np.float32]:
+def make_patterns() -> NDArray[np.float32]:
     """float32 (8, 3, 4, 4): orthogonal patterns of a block's 4x4 means; six of luma, two of colour."""
     flat, ramp, bend = np.ones(4), np.array([-3, -1, 1, 3]) / 3, np.array([1, -1, -1, 1.0])
     luma, blue, red = np.array([1, 1, 1.0]), np.array([-1, -1, 2]), np.array([1, -1, 0.0])
@@ -111,13 +111,13 @@ def _patterns() -> NDArray[np.float32]:
     return (patterns / np.sqrt(np.square(patterns).sum(axis=(1, 2, 3), keepdims=True))).astype(np.float32)
 
 
-_STEP = np.float32(8.0)  # latents per unit of a pattern's amplitude
+STEP = np.float32(8.0)  # latents per unit of a pattern's amplitude
 
 
 def make_graphs() -> dict[str, onnx.ModelProto]:
     """Return the tiny bundle's networks by role."""
-    patterns = _patterns()
-    analysis, synthesis = _STEP * patterns, patterns.reshape(Y_CHANNELS, 48).T.reshape(48, Y_CHANNELS, 1, 1) / _STEP
+    patterns = make_patterns()
+    analysis, synthesis = STEP * patterns, patterns.reshape(Y_CHANNELS, 48).T.reshape(48, Y_CHANNELS, 1, 1) / STEP
     # An odd 128th keeps patterns that a picture does not have from rounding either way.
     half = np.float32(1 / 128) - np.float32(0.5) * analysis.sum(axis=(1, 2, 3))
     summary = np.zeros((Z_CHANNELS, Y_CHANNELS, 1, 1), np.float32)
@@ -138,7 +138,7 @@ def make_graphs() -> dict[str, onnx.ModelProto]:
     pool = {"kernel_shape": [4, 4], "strides": [4, 4]}
     smooth = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 0}
     return {
-        "g_a": _graph(
+        "g_a": make_graph(
             [
                 ("AveragePool", ["x"], "means", pool),
                 ("Conv", ["means", "analysis", "half"], "y", {"strides": [4, 4]}),
@@ -147,7 +147,7 @@ def make_graphs() -> dict[str, onnx.ModelProto]:
             {"x": 3},
             {"y": Y_CHANNELS},
         ),
-        "h_a": _graph(
+        "h_a": make_graph(
             [
                 ("Abs", ["y"], "size", {}),
                 ("AveragePool", ["size"], "mean", pool),
@@ -157,26 +157,26 @@ def make_graphs() -> dict[str, onnx.ModelProto]:
             {"y": Y_CHANNELS},
             {"z": Z_CHANNELS},
         ),
-        "h_s": _hyper_synthesis(),
-        "g_s": _graph(
+        "h_s": make_hyper_synthesis(),
+        "g_s": make_graph(
             small + large,
             decoder | {"scales": np.array([1, 1, 4, 4], np.float32)},
             {"y_hat": Y_CHANNELS},
             {"x_hat": 3},
         ),
-        "preview": _graph(
+        "preview": make_graph(
             [(op, inputs, {"small": "x_hat"}.get(output, output), options) for op, inputs, output, options in small],
             decoder,
             {"y_hat": Y_CHANNELS, "deviation": Y_CHANNELS},
             {"x_hat": 3},
         ),
-        "post_low": _graph([("AveragePool", ["x"], "x_hat", smooth)], {}, {"x": 3}, {"x_hat": 3}),
+        "post_low": make_graph([("AveragePool", ["x"], "x_hat", smooth)], {}, {"x": 3}, {"x_hat": 3}),
     }
 
 
-def _hyper_synthesis() -> onnx.ModelProto:
+def make_hyper_synthesis(z_channels: int = Z_CHANNELS, *, with_mu: bool = True) -> onnx.ModelProto:
     """Return the exact graph: integers in float32, all sums far below 2^24."""
-    row, column = np.arange(128)[:, None], np.arange(Z_CHANNELS)[None]
+    row, column = np.arange(128)[:, None], np.arange(z_channels)[None]
     first = np.where(column == (row >= 16), 60, 5) + (row * 5 + column * 3) % 11  # the first channel follows z's first
     second = np.eye(Y_CHANNELS) * 7 + (np.arange(8)[:, None] + np.arange(8)[None]) % 8 // 7
     mu = (np.arange(8)[:, None] * 7 + np.arange(8)[None] * 3) % 9 - 4
@@ -184,16 +184,18 @@ def _hyper_synthesis() -> onnx.ModelProto:
     constants: dict[str, Any] = {}
 
     def layer(source: str, output: str, weight: NDArray[Any], bias: int, shift: int, low: int, high: int) -> None:
-        _layer(nodes, constants, source, output, weight.reshape(*weight.shape, 1, 1), bias, shift, low, high)
+        add_layer(nodes, constants, source, output, weight.reshape(*weight.shape, 1, 1), bias, shift, low, high)
 
     layer("z_hat", "h0", first, 0, 0, 0, 4095)
     nodes.append(("DepthToSpace", ["h0"], "h1", {"blocksize": 4, "mode": "CRD"}))
-    layer("h1", "mu", mu, 0, 6, -32767, 32767)
+    if with_mu:
+        layer("h1", "mu", mu, 0, 6, -32767, 32767)
     layer("h1", "sigma_code", second, 700, 3, 0, 1023)
-    return _graph(nodes, constants, {"z_hat": Z_CHANNELS}, {"mu": Y_CHANNELS, "sigma_code": Y_CHANNELS})
+    outputs = ("mu", "sigma_code") if with_mu else ("sigma_code",)
+    return make_graph(nodes, constants, {"z_hat": z_channels}, dict.fromkeys(outputs, Y_CHANNELS))
 
 
-def _layer(
+def add_layer(
     nodes: list[Node],
     constants: dict[str, Any],
     source: str,
@@ -222,12 +224,13 @@ def _layer(
     )
 
 
-def _graph(
+def make_graph(
     nodes: list[Node],
     constants: dict[str, Any],
     inputs: dict[str, int],
     outputs: dict[str, int],
 ) -> onnx.ModelProto:
+    """Return a graph of float32 tensors; *inputs* and *outputs* say how many channels each has."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -256,73 +259,11 @@ def _graph(
 
 def write_tiny(folder: Path) -> None:
     """Write the tiny bundle to *folder*."""
-    settings = {"deviation_input": False, "post": [[1.5, "post_low"]]}
-    _write(folder, "tiny", "dpict", make_tables(), make_graphs(), settings)
+    settings = {**CHANNELS, "deviation_input": False, "post": [[1.5, "post_low"]]}
+    write_bundle(folder, "tiny", "dpict", make_tables(), make_graphs(), settings)
 
 
-def write_tiny_ctc(folder: Path, segments: list[int]) -> None:
-    """Write a bundle of family ctc to *folder*: the tiny networks, and context made up of a few integers."""
-    graphs = {role: graph for role, graph in make_graphs().items() if role != "post_low"}
-    graphs |= {"crr": _context_rate(), "cdr": _context_refinement(), "g_s": _synthesis_that_ignores_deviation()}
-    tables = replace(make_tables(), context=make_context(make_tables()))
-    _write(folder, "tiny-ctc", "ctc", tables, graphs, {"refined": 0.0}, plan={"segments": segments})
-
-
-def make_context(tables: Tables) -> Context:
-    """Return context tables of three features; the grid is coarse, so that its ends are met."""
-    mean, deviation = tables.mean.astype(int), tables.deviation.astype(int)
-    features = np.stack([mean // 16, deviation // 8 - 20, np.abs(mean) // 32], axis=1)
-    logarithms = np.log(tables.frequencies.astype(np.float64))
-    ends = np.exp(np.arange(-24, 25) / 8)
-    weights = np.array([(first, 1.0, last) for first in ends for last in ends])
-    grid = np.floor(weights / weights.sum(axis=1, keepdims=True) * ((1 << TOTAL_BITS) - 3)).astype(np.int64) + 1
-    grid[:, 1] += (1 << TOTAL_BITS) - grid.sum(axis=1)
-    return Context(
-        features=np.clip(features, -127, 127).astype(np.int8),
-        log_odds=np.rint(64 * (logarithms[:, ::2] - logarithms[:, 1:2])).astype(np.int16),
-        grid=grid.astype(np.uint32),
-    )
-
-
-def _context_rate() -> onnx.ModelProto:
-    """Return crr: mixes features of all channels, looks around, and gives changes of either sign."""
-    width, inputs = 12, 3 * Y_CHANNELS
-    enter = (np.arange(width)[:, None] * 5 + np.arange(inputs)[None] * 3) % 7 - 3
-    around = (np.arange(width * 9).reshape(width, 1, 3, 3) * 5) % 4
-    leave = (np.arange(2 * Y_CHANNELS)[:, None] * 3 + np.arange(width)[None] * 5) % 9 - 4
-    nodes: list[Node] = []
-    constants: dict[str, Any] = {}
-    _layer(nodes, constants, "known", "h0", enter.reshape(width, inputs, 1, 1), 8, 2, 0, 255)
-    _layer(nodes, constants, "h0", "h1", around, 0, 3, 0, 255)
-    heads = leave.reshape(2, Y_CHANNELS, width, 1, 1)
-    _layer(nodes, constants, "h1", "shift", heads[0], 0, 1, -255, 255)
-    _layer(nodes, constants, "h1", "spread", heads[1], 0, 1, -255, 255)
-    return _graph(nodes, constants, {"known": inputs}, {"shift": Y_CHANNELS, "spread": Y_CHANNELS})
-
-
-def _context_refinement() -> onnx.ModelProto:
-    """Return cdr: an eighth of the deviation more, as far as that is possible."""
-    nodes: list[Node] = [
-        ("Mul", ["deviation", "eighth"], "more", {}),
-        ("Add", ["y_hat", "more"], "moved", {}),
-        ("Max", ["moved", "lower"], "raised", {}),
-        ("Min", ["raised", "upper"], "refined", {}),
-    ]
-    inputs = dict.fromkeys(("y_hat", "deviation", "lower", "upper"), Y_CHANNELS)
-    return _graph(nodes, {"eighth": np.float32(0.125)}, inputs, {"refined": Y_CHANNELS})
-
-
-def _synthesis_that_ignores_deviation() -> onnx.ModelProto:
-    """Return the tiny g_s with the second input that ctc gives it, which changes nothing."""
-    graph = make_graphs()["g_s"]
-    first = graph.graph.input[0]
-    second = graph.graph.input.add()
-    second.CopyFrom(first)
-    second.name = "deviation"
-    return graph
-
-
-def _write(
+def write_bundle(
     folder: Path,
     name: str,
     family: str,
@@ -331,6 +272,7 @@ def _write(
     settings: dict[str, Any],
     plan: dict[str, Any] | None = None,
 ) -> None:
+    """Write a bundle of *models*, by role, to *folder*; *plan* is what its exact file plan.json says."""
     files = {"tables/entropy.npz": tables.to_bytes()}
     if plan is not None:
         files["plan.json"] = json.dumps(plan).encode()
@@ -341,7 +283,7 @@ def _write(
         files[file], files[answers] = content, _known_answers(model, content)
         graphs[role] = {
             "file": file,
-            "exact": role in ("h_s", "crr"),
+            "exact": role in EXACT_ROLES,
             "inputs": [one.name for one in model.graph.input],
             "outputs": [one.name for one in model.graph.output],
             "known_answers": answers,
@@ -356,11 +298,9 @@ def _write(
         "exact_id": exact_id({path: files[path] for path in exact}).hex(),
         "bundle_hash": bundle_hash(files),
         "settings": {
-            "y_channels": Y_CHANNELS,
-            "z_channels": Z_CHANNELS,
             **settings,
             "preview_share": 0.1,
-            "value_gain": (255 / float(_STEP)) ** 2 * 16,  # a mean stands for 16 pixels
+            "value_gain": (255 / float(STEP)) ** 2 * 16,  # a mean stands for 16 pixels
         },
         "graphs": graphs,
         "exact_files": sorted(exact),

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from decoding import fed, y_of
+from decoding import fed, header_of, y_of
 
-from runtime import Codec
+from runtime import Codec, trim
 from runtime.entropy.plan import Field, trit_planes
 from runtime.errors import CutoffError
 from runtime.families.planes import PlaneLatents
@@ -26,6 +26,17 @@ def test_golden_stream_gives_the_expected_symbols(
     """Header fields, symbols, nodes, and trits per prefix are those on file."""
     expected = json.loads((make_golden.HERE / "valid" / "expected.json").read_text())[name]
     assert make_golden.expected_of(tiny_codec, golden[name]) == expected
+
+
+@pytest.mark.parametrize("family", ["ctc", "progdtd", "deepfgs"])
+def test_golden_streams_of_other_families_give_the_expected_nodes(make_golden: ModuleType, family: str) -> None:
+    """All that whole streams and prefixes say of every field is what is on file: no family may change unseen."""
+    folder = make_golden.HERE / "families"
+    expected = json.loads((folder / "expected.json").read_text())[family]
+    stream = (folder / f"{family}.cut").read_bytes()
+    with Codec.open(make_golden.HERE / f"tiny-{family}", threads=1) as codec:
+        assert make_golden.family_expected(codec, stream) == expected
+        assert codec.decode(stream).complete
 
 
 @pytest.mark.parametrize("name", ["example", "rgb", "frames", "no-body", "one-pixel"])
@@ -72,6 +83,10 @@ def test_every_valid_file_has_its_expectations(golden: dict[str, bytes]) -> None
 def test_golden_files_are_what_their_generator_makes(make_golden: ModuleType, tiny_codec: Codec) -> None:
     """Trimmed, damaged and invalid files follow from the whole streams on file."""
     valid = {path.stem: path.read_bytes() for path in (make_golden.HERE / "valid").glob("*.cut")}
+    assert valid["trimmed"] == trim(valid["frames"], 2500)
+    assert valid["trimmed-twice"] == trim(valid["trimmed"], 1999)
+    head_only = valid["trimmed-to-head-segment"]
+    assert head_only == trim(valid["rgb"], len(head_only)) and len(head_only) == header_of(head_only).body_start
     for folder, made in (
         ("invalid", make_golden.invalid_streams(valid["example"])),
         ("damaged", make_golden.damaged_streams(valid["frames"])),

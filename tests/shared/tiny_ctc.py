@@ -1,25 +1,20 @@
-"""The tiny bundle of family ctc, made by the generator of the golden files' bundle."""
+"""A tiny bundle of family ctc with any segments, made by the generator of the golden files, and a picture for it."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-_GENERATOR = Path(__file__).parents[1] / "golden" / "tiny_bundle.py"
-
 
 def write_tiny_ctc(folder: Path, segments: list[int]) -> Path:
     """Write the bundle to *folder* and return that; skips the test where onnx is not installed."""
     pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
-    spec = importlib.util.spec_from_file_location("tiny_bundle", _GENERATOR)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_tiny_ctc(folder, segments)
+    import tiny_families
+
+    tiny_families.write_tiny_ctc(folder, segments)
     return folder
 
 
