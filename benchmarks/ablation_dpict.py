@@ -28,7 +28,7 @@ from runtime import Codec
 from runtime.entropy.coder import CoderTables, TritDecoder, TritEncoder
 from runtime.entropy.plan import Field, Plane, plane_by_priority
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
-from runtime.errors import Incomplete
+from runtime.evaluate.bundles import BundleCodec
 from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.evaluate.pictures import find_pictures
 from runtime.evaluate.rd.cuts import Cut, measure
@@ -54,27 +54,16 @@ def reverse(field: Field, place: int) -> tuple[NDArray[np.int64], NDArray[np.int
     return indices[::-1].copy(), rows[::-1].copy()
 
 
-class TritVariant(ProgressiveCodec):
+class TritVariant(BundleCodec):
     """The bundle's codec with another order of trits, or without postprocessing."""
 
     def __init__(self, name: str, bundle: Path, plane: Plane | None, *, post: bool) -> None:
-        self.name = name
-        self.codec = Codec.open(bundle)
-        family = self.codec.model.family
+        codec = Codec.open(bundle)
+        family = codec.model.family
         assert isinstance(family, Dpict)
         family.plane = plane or family.plane
         family.post = family.post if post else ()
-
-    def encode(self, image: Image) -> bytes:
-        """Encode *image*."""
-        return self.codec.encode(image).stream
-
-    def decode(self, data: bytes) -> Image | None:
-        """Decode the prefix *data*; None while it ends before its head segment does."""
-        try:
-            return self.codec.decode(data).image
-        except Incomplete:
-            return None
+        super().__init__(codec, name, {})
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ def main() -> None:
                   f"  in time {100 * line.in_time.value:5.1f} %  preview {100 * line.preview.value:5.1f} %"
                   f"  over {line.overshoot_max_ms:6.2f} ms  loss {line.loss_mean_db:6.3f} dB")  # fmt: skip
         for goal in goals(decodes):
-            print(f"{load:7}{goal.figure:62}{goal.wanted:17}{goal.measured:>10}{goal.n:5}")
+            print(f"{load:7}{goal.figure:62}{goal.wanted:17}{goal.measured:>26}{goal.n:6}")
         for one in lost_most(decodes)[: arguments.show]:
             print(f"{load:7}{one.trace:9}{one.factor:4g} x {one.relative_to:10}head {one.head_ms:6.1f}"
                   f"  deadline {one.deadline_ms:6.1f}  finished {one.finished_ms:6.1f} ms"

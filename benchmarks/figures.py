@@ -11,6 +11,10 @@
 `--classify` holds pictures with labels as `cutoff eval accuracy` takes them, one classifier (*.onnx) and labels.txt.
 Nothing else should run on the machine: times are measured. `--few` takes a handful of pictures, to try it out; then
 neither README nor kept results are written.
+
+    python benchmarks/figures.py --kept rd accuracy deadline --readme README.md
+
+writes those tables from the kept results, and measures nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +24,11 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from readme import replace_table
+from readme import markdown, replace_table
 
 from engines.bundle import shipped_bundles
 
@@ -32,20 +36,28 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DEADLINE_BUNDLE = "dpict-edge"  # one is enough: families differ in costs, not in how time is kept
 TABLE_POINTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+_AT_ITS_RATE = 0.99  # of the column's rate: what has less is not said to be at it
 TABLE_CUTS = (512, 768, 1024, 2048, 4096, 8192)
 
 
 def main() -> None:
     """Measure, draw, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kodak", type=Path, required=True, help="folder of the Kodak pictures, or others")
-    parser.add_argument("--classify", type=Path, required=True, help="folder of labelled pictures and a classifier")
+    parser.add_argument("--kodak", type=Path, help="folder of the Kodak pictures, or others")
+    parser.add_argument("--classify", type=Path, help="folder of labelled pictures and a classifier")
     parser.add_argument("--curves", type=Path, nargs="*", default=[], help="CSV files of published curves")
     parser.add_argument("--bundle", action="append", help="default: all that ship")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--readme", type=Path, help="file whose tables to replace")
     parser.add_argument("--few", action="store_true", help="a handful of pictures and decodes")
+    parser.add_argument("--kept", nargs="+", choices=TABLES, help="write these tables from kept results, and no more")
     arguments = parser.parse_args()
+    if arguments.kept is not None:
+        write_tables({name: json.loads((RESULTS / f"{name}.json").read_text()) for name in arguments.kept},
+                     arguments.readme)  # fmt: skip
+        return
+    if arguments.kodak is None or arguments.classify is None:
+        parser.error("--kodak and --classify are needed, or --kept")
     codecs = arguments.bundle or list(shipped_bundles())
     arguments.out.mkdir(parents=True, exist_ok=True)
     reports = {name: evaluate(name, arguments.out, words) for name, words in runs(arguments, codecs).items()}
@@ -57,12 +69,16 @@ def main() -> None:
     call(ROOT / "benchmarks" / "smoothness.py", few(arguments)[0], "--json", kept / "smoothness.json")
     drawn = kept if arguments.few else ROOT / "docs"
     runtime("eval", "report", arguments.out, "-o", arguments.out / "report.html", "--figures", drawn)
-    tables = {"rd": rd_table(reports["rd"]), "accuracy": accuracy_table(reports["accuracy"]),
-              "deadline": deadline_table(reports["deadline"])}  # fmt: skip
-    print("\n".join(tables.values()))
-    if arguments.readme is not None and not arguments.few:
-        for name, table in tables.items():
-            replace_table(arguments.readme, name, "figures.py", table)
+    write_tables(reports, None if arguments.few else arguments.readme)
+
+
+def write_tables(reports: Mapping[str, dict[str, Any]], readme: Path | None) -> None:
+    """Print the table of each report, and put it into *readme*."""
+    for name, report in reports.items():
+        table = TABLES[name](report)
+        print(table)
+        if readme is not None:
+            replace_table(readme, name, "figures.py", table)
 
 
 def runs(arguments: argparse.Namespace, codecs: Sequence[str]) -> dict[str, list[str | Path]]:
@@ -123,20 +139,25 @@ def call(*words: str | Path) -> str:
 
 
 def rd_table(report: dict[str, Any]) -> str:
-    """Return PSNR at fixed bits per pixel, and BD-rate against JPEG 2000."""
+    """Return PSNR at fixed bits per pixel, and BD-rate against JPEG 2000.
+
+    Where streams end before the cut, or files fit below it, the mean rate stands in brackets.
+    """
     found = {(point["codec"], point["target_bpp"]): point for point in report["points"]}
     rates = {delta["codec"]: delta for delta in report["bd_rate"] if delta["reference"] == "jpeg2000"}
     rows = []
     for codec in dict.fromkeys(codec for codec, _ in found):
-        cells = [_psnr(found.get((codec, target))) for target in TABLE_POINTS]
+        cells = [_psnr(found.get((codec, target)), target) for target in TABLE_POINTS]
         percent = rates.get(codec, {}).get("percent")
         rows.append([codec, *cells, "" if percent is None else f"{percent:+.1f} %"])
-    return markdown(["PSNR, dB, at bpp", *map(str, TABLE_POINTS), "BD-rate against JPEG 2000"], rows)
+    return markdown(["PSNR, dB, at bpp", *map(str, TABLE_POINTS), "BD-rate against JPEG 2000"], rows, numbers=False)
 
 
-def _psnr(point: dict[str, Any] | None) -> str:
-    shown = point is not None and point["psnr_db"] is not None and not point["nothing_to_show"]
-    return f"{point['psnr_db']:.2f}" if shown and point is not None else ""
+def _psnr(point: dict[str, Any] | None, target_bpp: float) -> str:
+    if point is None or point["psnr_db"] is None or point["nothing_to_show"]:
+        return ""
+    text, bpp = f"{point['psnr_db']:.2f}", point["bpp"]
+    return f"{text} ({bpp:.{2 if bpp >= 0.1 else 3}f})" if bpp < _AT_ITS_RATE * target_bpp else text
 
 
 def accuracy_table(report: dict[str, Any]) -> str:
@@ -146,7 +167,7 @@ def accuracy_table(report: dict[str, Any]) -> str:
         [codec, *(_share(found.get((codec, cut))) for cut in (*TABLE_CUTS, None))]
         for codec in dict.fromkeys(codec for codec, _ in found)
     ]
-    return markdown(["top-1, %, at bytes", *map(str, TABLE_CUTS), "whole stream"], rows)
+    return markdown(["top-1, %, at bytes", *map(str, TABLE_CUTS), "whole stream"], rows, numbers=False)
 
 
 def _share(share: dict[str, Any] | None) -> str:
@@ -161,13 +182,15 @@ def deadline_table(report: dict[str, Any]) -> str:
     rows = [
         [*(goal[key] for key in keys), str(goal["n"]), "yes" if goal["reached"] else "no"] for goal in report["goals"]
     ]
-    return markdown(["bundle", "load", "figure", "wanted", "measured", "decodes", "reached"], rows)
+    header = ["bundle", "load", "figure", "wanted", "measured", "decodes", "reached"]
+    return markdown(header, rows, numbers=False)
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+TABLES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "rd": rd_table,
+    "accuracy": accuracy_table,
+    "deadline": deadline_table,
+}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ Trained weights are not needed for times, but the range coder's time depends on 
 h_s, whose other weights are random, are set by hand: every channel of y gets the standard deviation that the coder is
 told, log-uniform over the channels across a factor of 100, and all of them the one factor with which the bytes are as
 many as those of cutoff's whole streams. What the coder alone takes is kept, too.
+
+JPEG 2000 is encoded as the peer of `cutoff eval` is, with the same quality layers, as far as the bytes of cutoff's
+stream of that picture; there its last layer ends.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ from readme import markdown, replace_table
 from timing import machine, median_ms, medians, read_pictures
 
 from runtime import Codec
+from runtime.evaluate.peers.jpeg2000 import LAYER_RATES_BPP, fitting, with_layers
 
-JPEG2000_LAYERS = tuple(0.05 * 1.1**i for i in range(38))  # bits per pixel
 _CHANNELS = {quality: (128, 192) if quality < 5 else (192, 320) for quality in range(1, 9)}
 _SPREAD = 100.0  # largest standard deviation of a channel of y by the smallest
 _SETTLE_S = 0.05  # threads of the codec before spin no longer
@@ -82,11 +85,16 @@ def peer_table(by_threads: dict[str, dict[str, dict[str, float]]]) -> str:
     names = {
         "cutoff": "cutoff, compiled coder",
         "compressai": "CompressAI mbt2018-mean",
-        "jpeg2000": "JPEG 2000 (OpenJPEG, 38 layers; always one thread)",
+        "jpeg2000": "JPEG 2000 (OpenJPEG, many quality layers; always one thread)",
     }
     header = [f"{way}, {n} thread{'s' * (n != '1')}, ms" for way in ("encode", "decode") for n in by_threads]
+    sizes = next(iter(by_threads.values()))  # the same by all numbers of threads
     rows = [
-        [name, *(f"{found[codec][f'{way}_ms']:.0f}" for way in ("encode", "decode") for found in by_threads.values())]
+        [
+            name,
+            f"{sizes[codec]['bytes']:,.0f}",
+            *(f"{found[codec][f'{way}_ms']:.0f}" for way in ("encode", "decode") for found in by_threads.values()),
+        ]
         for codec, name in names.items()
     ]
     ratios = [
@@ -94,7 +102,8 @@ def peer_table(by_threads: dict[str, dict[str, dict[str, float]]]) -> str:
         for way in ("encode", "decode")
         for found in by_threads.values()
     ]
-    return markdown(["codec", *header], [*rows, ["cutoff is faster than CompressAI, times", *ratios]])
+    last = ["cutoff is faster than CompressAI, times", "", *ratios]
+    return markdown(["codec", "bytes per picture", *header], [*rows, last])
 
 
 def times(
@@ -116,7 +125,7 @@ def times(
                 }
             )
             rows["compressai"].append(peer.times(image, repeat))
-            rows["jpeg2000"].append(jpeg2000_times(image, repeat))
+            rows["jpeg2000"].append(jpeg2000_times(image, len(stream), repeat))
     found = {codec: medians(those) for codec, those in rows.items()}
     ours, theirs = found["cutoff"], found["compressai"]
     found["times_faster_than_compressai"] = {
@@ -212,20 +221,13 @@ def _tensor(image: NDArray[np.uint8]) -> torch.Tensor:
     return torch.nn.functional.pad(x, (0, -width % 64, 0, -height % 64), mode="replicate")
 
 
-def jpeg2000_times(image: NDArray[np.uint8], repeat: int) -> dict[str, float]:
-    """Return milliseconds of OpenJPEG with 38 quality layers, through Pillow, on one thread."""
-
-    def encode() -> bytes:
-        buffer = io.BytesIO()
-        ratios = [24 / bpp for bpp in JPEG2000_LAYERS]
-        Image.fromarray(image).save(
-            buffer, "JPEG2000", quality_mode="rates", quality_layers=ratios, irreversible=True, mct=1
-        )
-        return buffer.getvalue()
-
-    code = encode()
+def jpeg2000_times(image: NDArray[np.uint8], goal_bytes: int, repeat: int) -> dict[str, float]:
+    """Return milliseconds of OpenJPEG through Pillow, on one thread, for a codestream that ends at *goal_bytes*."""
+    goal_bpp = 8 * goal_bytes / (image.shape[0] * image.shape[1])
+    rates = fitting([*(rate for rate in LAYER_RATES_BPP if rate < goal_bpp), goal_bpp])
+    code = with_layers(image, rates)
     return {
-        "encode_ms": median_ms(encode, repeat),
+        "encode_ms": median_ms(lambda: with_layers(image, rates), repeat),
         "decode_ms": median_ms(lambda: np.array(Image.open(io.BytesIO(code))), repeat),
         "bytes": len(code),
     }

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import processes
 
+from runtime.evaluate.runs.provenance import processor
 from runtime.shaped_link import Conditions, ShapedLink, Stretch, Trace
 
 _MB = 1e6
@@ -135,16 +136,16 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         stack.enter_context(processes.running(*cameras))
         viewer = stack.enter_context(Viewer(server.port, names))
         programs = [server, *cameras]
-        samples, processor = _watch(programs, folder, 60 * arguments.minutes, arguments.every)
+        samples, busy = _watch(programs, folder, 60 * arguments.minutes, arguments.every)
         failed = [one.name for one in programs if one.process is None or one.process.poll() is not None]
         counts = {one.name: _counts(one) for one in programs if one.name not in failed}
         frames = {name: _frames(counts.get(name, {})) for name in samples}
         counts["viewer"] = {"events": viewer.events, "pictures": viewer.pictures, "refusals": viewer.refusals}
         statuses = {one.name: one.stop(60) for one in reversed(programs) if one.name not in failed}
     return {
-        "machine": {"processor": processes.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "settings": {key: value for key, value in vars(arguments).items() if key not in ("json", "folder")},
-        "growth": [asdict(growth_of(name, samples[name], frames[name], processor[name])) for name in samples],
+        "growth": [asdict(growth_of(name, samples[name], frames[name], busy[name])) for name in samples],
         "failed": failed + [name for name, status in statuses.items() if status != 0],
         "counts": counts,
         "samples": {name: [list(asdict(one).values()) for one in found] for name, found in samples.items()},

@@ -42,6 +42,7 @@ from stream_side import OURS, jpeg_of
 from runtime import Codec
 from runtime.errors import CutoffError
 from runtime.evaluate.accuracy.classifier import Classifier, Preparation, prepared
+from runtime.evaluate.runs.provenance import processor
 from runtime.picture import Image
 from runtime.serve.settings import StoreSettings
 from runtime.serve.store import Store, StoredFrame
@@ -89,7 +90,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         report = measure(arguments, folder.resolve())
-    print(report["table"])
+    print(report["table"], end="")
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(processes.report_text(report))
@@ -116,7 +117,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
                     print(f"{film}, {name}, {sender}: {late} of {len(found)} not in time", file=sys.stderr)
     summaries = summarise(rows, link_bytes)
     return {
-        "machine": {"processor": processes.processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "settings": {key: _plain(value) for key, value in vars(arguments).items() if key not in ("json", "folder")},
         "table": table(summaries),
         "summaries": [asdict(one) for one in summaries],

@@ -2,17 +2,19 @@
 
 A picture is *due* if the camera took it, whatever its sender made of it: skipped, dropped, late and lost ones count.
 It is *in time* if the receiver finished a picture of it by its deadline.
+Pictures of one trace share its stalls and are no independent cases, so that shares have no intervals: the table says
+over how many films and traces they are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 import PIL.Image
+from readme import markdown
 
 from runtime.evaluate.distortion import psnr
 from runtime.picture import Image
@@ -54,11 +56,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A sender over all its rows; shares are 0..1, with the 95 % interval of Wilson where *_low* and *_high* stand.
+    """A sender over all its rows; shares are 0..1.
 
     Attributes:
+        films, traces: how many; each film runs over each trace.
         due: pictures.
-        in_time, in_time_low, in_time_high: share of those due.
+        in_time: share of those due.
         by_preview: share of those in time that the preview network made.
         link_bytes: that went over the link towards the server, per picture due.
         psnr_db: mean over what was in time.
@@ -70,10 +73,10 @@ class Summary:
     """
 
     sender: str
+    films: int
+    traces: int
     due: int
     in_time: float
-    in_time_low: float
-    in_time_high: float
     by_preview: float
     link_bytes: float
     psnr_db: float | None
@@ -107,14 +110,15 @@ def summarise(rows: Sequence[Row], link_bytes: Mapping[str, int]) -> list[Summar
 def table(summaries: Sequence[Summary]) -> str:
     """Return a table in Markdown."""
     head = (
-        "sender", "in time, %", "bytes per picture", "PSNR, dB", "PSNR where all were in time", "PSNR of what is shown",
-        "labels, % of all", "labels, % where all were in time",
+        "sender", "films", "traces", "in time, %", "bytes per picture", "PSNR, dB", "PSNR where all were in time",
+        "PSNR of what is shown", "labels, % of all", "labels, % where all were in time",
     )  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    for one in summaries:
-        cells = (
+    rows = [
+        (
             one.sender,
-            f"{100 * one.in_time:.1f} ({100 * one.in_time_low:.1f} to {100 * one.in_time_high:.1f})",
+            str(one.films),
+            str(one.traces),
+            _percent(one.in_time),
             f"{one.link_bytes:,.0f}",
             _number(one.psnr_db),
             _number(one.psnr_common_db),
@@ -122,33 +126,22 @@ def table(summaries: Sequence[Summary]) -> str:
             _percent(one.agreement),
             _percent(one.agreement_common),
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share, 0..1."""
-    if not total:
-        return 0.0, 1.0
-    z, share = 1.959964, hits / total
-    middle = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+        for one in summaries
+    ]
+    return markdown(head, rows)
 
 
 def _summary(sender: str, rows: Sequence[Row], common: set[tuple[str, str, int]], link_bytes: int) -> Summary:
     answered = [row for row in rows if row.in_time]
     shared = [row for row in answered if row.place in common]
-    low, high = wilson(len(answered), len(rows))
     classified = any(row.agrees is not None for row in rows)
     margins = [row.margin_ms for row in answered if row.margin_ms is not None]
     return Summary(
         sender=sender,
+        films=len({row.film for row in rows}),
+        traces=len({row.trace for row in rows}),
         due=len(rows),
         in_time=len(answered) / len(rows),
-        in_time_low=low,
-        in_time_high=high,
         by_preview=_share(row.status == "preview" for row in answered),
         link_bytes=link_bytes / len(rows),
         psnr_db=_mean(row.psnr_db for row in answered),

@@ -13,6 +13,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.evaluate.runs.provenance import of_processor, processor
+
 # Of these, the first that a processor has decides how fast networks run: machines of one name differ.
 _VECTORS = ("avx512_bf16", "avx512f", "avx2", "sve", "asimd")
 
@@ -45,19 +47,9 @@ def medians(rows: list[dict[str, float]]) -> dict[str, float]:
 def machine() -> dict[str, str]:
     """Return what times depend on."""
     return {
-        "processor": _of_processor("model name") or platform.processor(),
-        "vectors": next((one for one in _VECTORS if one in _of_processor("flags", "Features").split()), ""),
+        "processor": processor(),
+        "vectors": next((one for one in _VECTORS if one in of_processor("flags", "Features").split()), ""),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
-
-
-def _of_processor(*names: str) -> str:
-    """Return what Linux says of the first processor under one of *names*; nothing where it does not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    entries = (line.partition(":") for line in lines)
-    return next((value.strip() for name, _, value in entries if name.strip() in names), "")

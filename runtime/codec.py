@@ -46,7 +46,7 @@ class Codec:
         precision: str = "auto",
         clock: Clock = time.monotonic,
     ) -> Codec:
-        """Open a shipped bundle by name, or any by its folder.
+        """Open a shipped bundle by name, or any by its folder or single file.
 
         Args:
             engine: back end of the networks: "cpu", "cuda", "tensorrt" or "tensorrt-ep"; "auto" takes the best that

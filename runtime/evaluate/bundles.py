@@ -9,7 +9,7 @@ from typing import Any
 from engines.bundle import SUFFIX
 from runtime.codec import Codec
 from runtime.errors import Incomplete
-from runtime.evaluate.codecs import ProgressiveCodec
+from runtime.evaluate.codecs import OWN_STREAMS, ProgressiveCodec
 from runtime.picture import Image
 
 
@@ -27,7 +27,7 @@ class BundleCodec(ProgressiveCodec):
         """Open a shipped bundle by name or any by its path, whose name it then bears; errors as of `Codec.open`."""
         settings = {"engine": engine, "threads": threads, "precision": precision}
         name = Path(bundle).resolve().name.removesuffix(SUFFIX)
-        return cls(Codec.open(bundle, engine, threads, precision=precision), name, settings)
+        return cls(Codec.open(bundle, engine, threads, OWN_STREAMS, precision=precision), name, settings)
 
     def identity(self) -> Mapping[str, Any]:
         """Return the bundle's hashes, and how it was opened."""

@@ -8,6 +8,7 @@ every budget: the best quality setting that fits. The decoder is handed those by
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,10 @@ from typing import Any, Protocol
 
 from runtime.errors import ModelMismatch, UsageError
 from runtime.picture import Image
+from runtime.stream import Limits
+
+# Streams were made by who decodes them: however slow the machine is at the moment, no picture is given up for that.
+OWN_STREAMS = Limits(seconds=math.inf)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ class CodecChoice:
         peers: names in `runtime.evaluate.peers.PEERS`.
         engine, threads, precision: as of `runtime.Codec.open`.
         hashes: `bundle_hash` of each of the bundles, where they are known: another machine may have others.
+        cuts: bytes at which streams will be cut, where they are the same of every picture; peers may prepare for them.
     """
 
     bundles: tuple[str, ...]
@@ -140,6 +146,7 @@ class CodecChoice:
     threads: int
     precision: str = "auto"
     hashes: tuple[str, ...] = ()
+    cuts: tuple[int, ...] = ()
 
     @contextmanager
     def opened(self) -> Iterator[list[Codec]]:
@@ -158,7 +165,7 @@ class CodecChoice:
             codecs: list[Codec] = [
                 BundleCodec.open(name, self.engine, self.threads, self.precision) for name in self.bundles
             ]
-            codecs += [codec for name in self.peers for codec in PEERS[name]()]
+            codecs += [codec for name in self.peers for codec in PEERS[name](self.cuts)]
             for codec in codecs:
                 stack.callback(codec.close)
             _check_names([codec.name for codec in codecs])

@@ -77,7 +77,7 @@ class Stop:
     Attributes:
         bytes: mean of what had been received; of pictures that never get there, the whole stream.
         top1: of the answers then.
-        stopped: share of pictures that stopped before the whole stream.
+        stopped: share of pictures of which less than the whole stream had been received; a cut behind its end is none.
     """
 
     codec: str
@@ -106,7 +106,10 @@ class FirstCorrect:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of one codec, at all cuts, whose confidence lies in a tenth: means, and how many there are."""
+    """Answers of one codec, at all cuts, whose confidence lies in a tenth: means, and how many there are.
+
+    Cuts behind the end of a stream all give the same answer, which counts once.
+    """
 
     codec: str
     confidence: float
@@ -183,7 +186,8 @@ def stops(guesses: Iterable[Guess], thresholds: Sequence[float]) -> list[Stop]:
                 for cuts in pictures.values()
             ]
             n = len(ends)
-            early = Share.of(sum(end.cut_bytes is not None for end in ends), n)
+            wholes = [cuts[-1].bytes for cuts in pictures.values()]
+            early = Share.of(sum(end.bytes < whole for end, whole in zip(ends, wholes, strict=True)), n)
             found.append(Stop(codec, threshold, mean([end.bytes for end in ends]), _top(ends, 1, n), early))
     return found
 
@@ -204,10 +208,10 @@ def first_correct(guesses: Iterable[Guess]) -> list[FirstCorrect]:
 
 def calibration(guesses: Iterable[Guess]) -> list[Bin]:
     """Return the tenths of confidence of every codec that have answers, at all cuts together."""
-    groups: dict[str, list[Guess]] = {}
+    groups: dict[str, dict[tuple[str, int], Guess]] = {}
     for guess in guesses:
-        groups.setdefault(guess.codec, []).append(guess)
-    return [one for codec, group in groups.items() for one in _bins(codec, group)]
+        groups.setdefault(guess.codec, {}).setdefault((guess.image, guess.bytes), guess)
+    return [one for codec, group in groups.items() for one in _bins(codec, list(group.values()))]
 
 
 def _by_picture(guesses: Iterable[Guess]) -> Mapping[str, Mapping[str, list[Guess]]]:

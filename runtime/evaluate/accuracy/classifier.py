@@ -128,9 +128,11 @@ def prepared(image: Image, side: int) -> Image:
         return image
     scale = round(_RESIZE * side) / min(height, width)
     size = max(side, round(width * scale)), max(side, round(height * scale))
-    resized = PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
-    return np.array(resized.crop((left, top, left + side, top + side)), np.uint8)
+    across, down = width / size[0], height / size[1]
+    # What is cropped away is not made: of a picture as wide as it may be and a pixel high it would be gigabytes.
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return np.array(PIL.Image.fromarray(image).resize((side, side), PIL.Image.Resampling.LANCZOS, box), np.uint8)
 
 
 def check_side(side: int) -> None:

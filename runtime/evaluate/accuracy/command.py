@@ -81,8 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
     Classifier(
         model, str(arguments.classifier), len(labels.wnids), preparation, 1
     )  # what is wrong shows before the run
-    choice, codecs = choose_codecs(arguments, crew.threads)
     cuts = tuple(sorted(set(arguments.cuts)))
+    choice, codecs = choose_codecs(arguments, crew.threads, cuts)
     job = AccuracyJob(
         codecs=choice,
         cuts=cuts,

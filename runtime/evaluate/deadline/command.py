@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure what is left of the run, and print.
 
     With --json: `{"pictures": n, "skipped": {name: why}, "decodes": n, "deadlines": [Punctuality, ...], "goals": [Goal,
-    ...]}`, the fields as `runtime.evaluate.deadline.promptness` documents them.
+    ...]}`, the fields as `runtime.evaluate.deadline.promptness` documents them. A picture counts if it was measured
+    under any load.
     """
     if not arguments.bundle:
         raise UsageError("nothing to measure: give --bundle")
@@ -92,11 +93,13 @@ def run(arguments: argparse.Namespace) -> int:
         codecs=codecs,
         files={},
         view={},
+        unit="units (a picture under a load)",
     )
     result = conduct(plan, arguments.out, Crew(1, threads, None), Decode)
     lines, reached = punctuality(result.rows), goals(result.rows)
     if arguments.json:
-        counts = {"pictures": len(chosen), "skipped": dict(result.skipped), "decodes": len(result.rows)}
+        measured = {row.image for row in result.rows}
+        counts = {"pictures": len(measured), "skipped": dict(result.skipped), "decodes": len(result.rows)}
         of_json = {"deadlines": [asdict(line) for line in lines], "goals": [asdict(goal) for goal in reached]}
         print_object(finite({**counts, **of_json}))
     else:

@@ -31,6 +31,7 @@ from runtime.codec import Codec
 from runtime.deadline import Deadline
 from runtime.decoder import Picture
 from runtime.errors import Incomplete
+from runtime.evaluate.codecs import OWN_STREAMS
 from runtime.evaluate.deadline.load import busy
 from runtime.evaluate.deadline.traces import TRACES, Trace
 from runtime.evaluate.distortion import psnr
@@ -70,8 +71,8 @@ class Decode:
         deadline_ms, minimum_ms, synthesis_ms: as defined above; the deadline counts from the beginning of the trace.
         head_ms: when the head segment was there, without which there is no picture; infinite if never.
         finished_ms: when the answer was there.
-        answer: "synthesis", "preview", "nothing" (the decoder said that there was no time), or "not arrived" (the head
-            segment was not there in time).
+        answer: "synthesis", "preview", "nothing" (the decoder said that there was no time, or nobody came to feed it by
+            the deadline), or "not arrived" (the head segment was not there in time).
         bytes_used, bytes_ideal: what the answer rests on, and the ideal would.
         psnr_db, ideal_db: of the answer, and of the ideal; None if there is none.
     """
@@ -139,7 +140,7 @@ class DeadlineJob:
 
     def codec_of(self, bundle: str) -> Codec:
         """Open *bundle*."""
-        return Codec.open(bundle, self.engine, self.threads, precision=self.precision)
+        return Codec.open(bundle, self.engine, self.threads, OWN_STREAMS, precision=self.precision)
 
     def open(self) -> DeadlineWorker:
         """Return the worker; codecs are opened under the load that they are measured under."""
@@ -213,7 +214,7 @@ class DeadlineWorker:
             synthesis_ms=1000 * costs.synthesis_s,
             head_ms=1000 * (math.inf if head_s is None else head_s),
             finished_ms=1000 * finished_s,
-            answer=_answer(codec, picture),
+            answer=_answer(codec, picture, arrived=head_s is not None and head_s <= deadline_s),
             bytes_used=0 if picture is None else picture.bytes_used,
             bytes_ideal=bytes_ideal,
             psnr_db=None if picture is None or picture.image is None else psnr(picture.image, ideals.image),
@@ -266,7 +267,7 @@ def receive(
     """Decode *stream* as it arrives by *trace*, against a deadline that counts from now.
 
     Returns:
-        The picture, None if the head segment was not there in time, and the seconds until it was there.
+        The picture, None if the head segment was not fed in time, and the seconds until that was known.
     """
     clock = codec.model.clock
     begun = clock()
@@ -304,10 +305,12 @@ def _synthesis_timings(codec: Codec, prefix: bytes, sleep: Callable[[float], Non
     return decoder.finish().timings
 
 
-def _answer(codec: Codec, picture: Picture | None) -> str:
-    if picture is None:
+def _answer(codec: Codec, picture: Picture | None, *, arrived: bool) -> str:
+    """Return what *picture* is; *arrived* says whether the head segment was there by the deadline."""
+    if picture is None and not arrived:
         return NOT_ARRIVED
-    if picture.image is None:
+    # A machine that stood still until the deadline was over has not fed what was there: no fault of the link.
+    if picture is None or picture.image is None:
         return NOTHING
     return PREVIEW if set(picture.skipped) & set(codec.model.family.synthesis) else SYNTHESIS
 

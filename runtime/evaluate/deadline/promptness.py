@@ -27,10 +27,11 @@ class Punctuality:
         not_arrived: decodes whose was not; nothing else counts them.
         in_time: there was a picture by the deadline.
         late: there was one after it.
-        nothing: the decoder said that there was no time for one.
+        nothing: there was none, for lack of time: the decoder said so, or it was fed too late.
         preview: the picture was a preview.
         overshoot_p99_ms, overshoot_p999_ms, overshoot_max_ms: by how much answers came after the deadline; 0 if not.
-        loss_mean_db, loss_p95_db: PSNR of the ideal less that of the picture, where there are both.
+        loss_mean_db, loss_p95_db: PSNR of the ideal less that of the picture, where there are both. Decodes answered
+            with nothing have no PSNR and are left out: `in_time` and `nothing` count them.
     """
 
     codec: str
@@ -57,8 +58,8 @@ class Goal:
 
     Attributes:
         figure: what it is, in words.
-        wanted, measured: with units.
-        reached: whether.
+        wanted, measured: with units; of shares with the 95 % interval of what that says of all such decodes.
+        reached: whether what was measured is as wanted; the interval may reach beyond.
         n: how many decodes it rests on.
     """
 
@@ -117,7 +118,8 @@ def losses_db(decodes: Iterable[Decode]) -> list[float]:
 def goals(decodes: Sequence[Decode]) -> list[Goal]:
     """Return what was to be reached, and what was, for each codec and load.
 
-    What is left counts from the arrival of the head segment to the deadline.
+    What is left counts from the arrival of the head segment to the deadline. Decodes answered with nothing count as not
+    in time, and beside previews; the mean loss leaves them out, as they have no PSNR.
     """
     groups: dict[tuple[str, str], list[Decode]] = {}
     for one in decodes:
@@ -138,15 +140,19 @@ def _goals(codec: str, load: str, everything: Sequence[Decode]) -> list[Goal]:
     loss = mean(losses)
     from_minimum, from_synthesis = f"{_FROM:g} minima or more left", f"{_FROM:g} syntheses or more left"
     return [
-        Goal(codec, load, f"in time, {from_minimum}", "at least 99.9 %", f"{100 * in_time.value:.2f} %",
+        Goal(codec, load, f"in time, {from_minimum}", "at least 99.9 %", _percent(in_time),
              in_time.value >= _P999, len(fair)),
         Goal(codec, load, f"overshoot, 99.9th percentile, {from_minimum}", f"under {most:g} ms", f"{overshoot:.2f} ms",
              overshoot < most, len(fair)),
         Goal(codec, load, f"answered by the preview or nothing, {from_synthesis}", "at most 5 %",
-             f"{100 * preview.value:.2f} %", preview.value <= 0.05, len(roomy)),
+             _percent(preview), preview.value <= 0.05, len(roomy)),
         Goal(codec, load, f"mean loss against unlimited time, {from_synthesis}", f"at most {LOSS_GOAL_DB:g} dB",
              f"{loss:.3f} dB", loss <= LOSS_GOAL_DB, len(losses)),
     ]  # fmt: skip
+
+
+def _percent(share: Share) -> str:
+    return f"{100 * share.value:.2f} % ({100 * share.low:.2f} to {100 * share.high:.2f})" if share.n else "-"
 
 
 def _count(decodes: Sequence[Decode], holds: Callable[[Decode], bool]) -> int:

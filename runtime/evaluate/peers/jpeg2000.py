@@ -4,6 +4,9 @@ One codestream carries all layers. Of a prefix, the layers that are all there ar
 left out: a partial layer in this order often makes the picture worse. Where layers end is read from the packet headers
 in the prefix, so that the stream needs no extra markers and the decoder nothing but the prefix.
 
+Where streams will be cut at the same bytes of every picture, layers end there: bytes behind the last whole layer are of
+no use, and every layer takes some for its packet headers.
+
 Source: ISO/IEC 15444-1, annexes A (markers), B (packets, B.10 their headers).
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +23,8 @@ import PIL.features
 import PIL.Image
 
 from runtime.errors import MissingExtra
-from runtime.evaluate.codecs import ProgressiveCodec
+from runtime.evaluate.codecs import Delivery, ProgressiveCodec, cut_stream
+from runtime.evaluate.peers.saving import saved
 from runtime.picture import Image
 
 # 38 layers, dense where curves are steep; every rate at which codecs are usually compared ends one.
@@ -30,44 +34,39 @@ LAYER_RATES_BPP = (
     *(1 + 0.125 * i for i in range(1, 9)),
 )
 _ALLOCATION = (0.998, -0.0003)  # OpenJPEG overshoots by this much at most: asked for less, a layer fits into its rate
+_MOST_TRIES = 12  # of layers that end at given bytes; three to six are needed
 _MOST_RESOLUTIONS = 6
+_LONGEST_SIDE = 1 << 15  # of OpenJPEG's precincts; longer pictures have several, and `_Layout` reads only one
 _SIZ, _COD, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF90, 0xFF93
 _END_OF_CODESTREAM = b"\xff\xd9"
 _SOT_BYTES, _PSOT, _COD_LAYERS = 12, 6, 6  # length of SOT with its marker; offsets of fields from the marker
 
 
 class Jpeg2000(ProgressiveCodec):
-    """Irreversible JPEG 2000 with the layers of `LAYER_RATES_BPP`."""
+    """Irreversible JPEG 2000 with the layers of `LAYER_RATES_BPP`, or those that end at given cuts in their place."""
 
     name = "jpeg2000"
 
-    def __init__(self) -> None:
-        """Find out whether Pillow has OpenJPEG; MissingExtra if not."""
+    def __init__(self, cuts: Sequence[int] = ()) -> None:
+        """Take *cuts*, in bytes, rising; MissingExtra if Pillow has no OpenJPEG."""
+        self._cuts = tuple(cuts)
         if not PIL.features.check("jpg_2000"):
             raise MissingExtra("jpeg2000 needs a Pillow with OpenJPEG, such as: pip install --force-reinstall pillow")
 
     def identity(self) -> Mapping[str, Any]:
         """Return library and settings."""
         library = f"OpenJPEG {PIL.features.version('jpg_2000')}"
-        return {"kind": "peer", "library": library, "layers": len(LAYER_RATES_BPP), "progression": "LRCP"}
+        layers = "at the run's cuts, and above" if self._cuts else len(LAYER_RATES_BPP)
+        return {"kind": "peer", "library": library, "layers": layers, "progression": "LRCP"}
 
     def encode(self, image: Image) -> bytes:
-        """Encode *image*, uint8 (H, W, 3) or (H, W)."""
-        sample_bits = 8 * (3 if image.ndim == 3 else 1)
-        factor, offset = _ALLOCATION
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(image).save(
-            buffer,
-            "JPEG2000",
-            no_jp2=True,
-            irreversible=True,
-            mct=int(image.ndim == 3),
-            progression="LRCP",
-            num_resolutions=min(_MOST_RESOLUTIONS, min(image.shape[:2]).bit_length()),
-            quality_mode="rates",
-            quality_layers=[sample_bits / (factor * rate + offset) for rate in LAYER_RATES_BPP],
-        )
-        return buffer.getvalue()
+        """Encode *image*, uint8 (H, W, 3) or (H, W); PictureError if a side has more than 32,768 pixels."""
+        return with_layers(image, self._rates(image))
+
+    def deliver(self, image: Image, budgets: Sequence[int | None]) -> list[Delivery | None]:
+        """Encode *image* once, and cut the stream at *budgets*; the search for rates is not timed."""
+        rates = self._rates(image)
+        return cut_stream(lambda image: with_layers(image, rates), image, budgets)
 
     def decode(self, data: bytes) -> Image | None:
         """Decode the whole layers of the prefix *data*; None while there is none."""
@@ -76,6 +75,59 @@ class Jpeg2000(ProgressiveCodec):
             return None
         with PIL.Image.open(io.BytesIO(whole)) as picture:
             return np.array(picture)
+
+    def _rates(self, image: Image) -> list[float]:
+        """Return the bits per pixel to ask for."""
+        return fitting(LAYER_RATES_BPP) if not self._cuts else _rates_for(image, self._cuts)
+
+
+def fitting(rates_bpp: Sequence[float]) -> list[float]:
+    """Return what to ask OpenJPEG for so that layers end at *rates_bpp* or little before."""
+    factor, offset = _ALLOCATION
+    return [factor * rate + offset for rate in rates_bpp]
+
+
+def with_layers(image: Image, rates_bpp: Sequence[float]) -> bytes:
+    """Return the codestream of *image*, uint8 (H, W, 3) or (H, W), with a layer for each of the rising *rates_bpp*.
+
+    Raises:
+        PictureError: a side has more than 32,768 pixels.
+    """
+    sample_bits = 8 * (3 if image.ndim == 3 else 1)
+    return saved(
+        image,
+        "JPEG2000",
+        _LONGEST_SIDE,
+        no_jp2=True,
+        irreversible=True,
+        mct=int(image.ndim == 3),
+        progression="LRCP",
+        num_resolutions=min(_MOST_RESOLUTIONS, min(image.shape[:2]).bit_length()),
+        quality_mode="rates",
+        quality_layers=[sample_bits / rate for rate in rates_bpp],
+    )
+
+
+def _rates_for(image: Image, cuts: Sequence[int]) -> list[float]:
+    """Return the bits per pixel to ask for so that a layer ends at each of *cuts*, in bytes, or little before.
+
+    Above them layers are as usual; of a cut at more than the last of these, the whole stream is what fits. OpenJPEG
+    often ends a layer some bytes behind what it was asked for: it is asked for so much less, until all fit. A cut at
+    which there is no room for a layer gets none.
+    """
+    byte_bpp = 8 / (image.shape[0] * image.shape[1])
+    asked = {cut: float(cut) for cut in cuts if cut * byte_bpp < LAYER_RATES_BPP[-1]}
+    for _ in range(_MOST_TRIES):
+        highest = max(asked, default=0) * byte_bpp
+        above = [rate for rate in LAYER_RATES_BPP if rate > highest]
+        rates = [byte_bpp * size for size in asked.values()] + fitting(above)
+        stream = with_layers(image, rates)
+        ends = _Layout.read(stream).layer_ends(stream)
+        over = {cut: max(0, end - cut) for cut, end in zip(asked, ends, strict=False)}
+        if not any(over.values()):
+            break
+        asked = {cut: size - over[cut] for cut, size in asked.items() if size > over[cut]}
+    return rates
 
 
 def whole_layers(prefix: bytes) -> bytes | None:
@@ -95,7 +147,7 @@ def whole_layers(prefix: bytes) -> bytes | None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What the main header says, of a codestream as `Jpeg2000.encode` makes it: one tile, one precinct a resolution.
+    """What the main header says, of a codestream as `with_layers` makes it: one tile, one precinct a resolution.
 
     Attributes:
         cod, sot, data: offsets of the marker segments COD and SOT, and of the first packet.

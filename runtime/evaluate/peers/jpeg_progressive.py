@@ -13,8 +13,10 @@ import PIL.features
 import PIL.Image
 
 from runtime.evaluate.codecs import ProgressiveCodec
+from runtime.evaluate.peers.saving import saved
 from runtime.picture import Image
 
+_LONGEST_SIDE = 65_500
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # 00 is stuffed, D0 to D7 restart inside a scan
@@ -35,12 +37,9 @@ class ProgressiveJpeg(ProgressiveCodec):
         return {"kind": "peer", "library": f"{name} {version}", "quality": self._quality, "subsampling": "4:2:0"}
 
     def encode(self, image: Image) -> bytes:
-        """Encode *image*, uint8 (H, W, 3) or (H, W)."""
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(image).save(
-            buffer, "JPEG", quality=self._quality, progressive=True, optimize=True, subsampling="4:2:0"
-        )
-        return buffer.getvalue()
+        """Encode *image*, uint8 (H, W, 3) or (H, W); PictureError if a side is longer than libjpeg takes."""
+        options = {"quality": self._quality, "progressive": True, "optimize": True, "subsampling": "4:2:0"}
+        return saved(image, "JPEG", _LONGEST_SIDE, **options)
 
     def decode(self, data: bytes) -> Image | None:
         """Decode the prefix *data*; None while no scan has begun, or if the decoder refuses."""

@@ -16,6 +16,7 @@ import PIL.Image
 
 from runtime.errors import MissingExtra
 from runtime.evaluate.codecs import Delivery, best_files
+from runtime.evaluate.peers.saving import saved
 from runtime.picture import Image
 
 _QUALITIES = range(0, 101)
@@ -27,16 +28,19 @@ class Format:
 
     Attributes:
         name, feature: as Pillow calls it, for saving and for asking whether it is there.
+        longest: pixels of a side.
         options: how it is saved.
     """
 
     name: str
     feature: str
+    longest: int
     options: Mapping[str, int | str]
 
 
-WEBP = Format("WEBP", "webp", {"method": 6})
-AVIF = Format("AVIF", "avif", {"speed": 6, "subsampling": "4:4:4", "max_threads": 1})
+WEBP = Format("WEBP", "webp", 16_383, {"method": 6})
+# libavif writes longer sides, but refuses to read them.
+AVIF = Format("AVIF", "avif", 32_768, {"speed": 6, "subsampling": "4:4:4", "max_threads": 1})
 
 
 class SingleRate:
@@ -59,7 +63,11 @@ class SingleRate:
         return {"kind": "single-rate peer", "library": library, **self._format.options}
 
     def deliver(self, image: Image, budgets: Sequence[int | None]) -> list[Delivery | None]:
-        """Encode *image*, uint8 (H, W, 3) or (H, W), with the best quality that fits into each of *budgets*."""
+        """Encode *image*, uint8 (H, W, 3) or (H, W), with the best quality that fits into each of *budgets*.
+
+        Raises:
+            PictureError: the format cannot hold it.
+        """
         return best_files(self._encode, _QUALITIES, image, budgets)
 
     def decode(self, data: bytes) -> Image | None:
@@ -74,8 +82,5 @@ class SingleRate:
         """Nothing is held."""
 
     def _encode(self, image: Image, quality: int) -> bytes:
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(image).convert("RGB").save(
-            buffer, self._format.name, quality=quality, **self._format.options
-        )
-        return buffer.getvalue()
+        colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+        return saved(colours, self._format.name, self._format.longest, quality=quality, **self._format.options)

@@ -36,18 +36,6 @@ class Comparison(NamedTuple):
     gain_db: float
 
 
-def bd_rate(
-    reference_rate: ArrayLike,
-    reference_psnr: ArrayLike,
-    rate: ArrayLike,
-    psnr: ArrayLike,
-    *,
-    rate_range: tuple[float, float] | None = None,
-) -> float:
-    """Return the delta rate in percent; see `compare`."""
-    return compare(reference_rate, reference_psnr, rate, psnr, rate_range=rate_range).percent
-
-
 def compare(
     reference_rate: ArrayLike,
     reference_psnr: ArrayLike,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from runtime.cli.console import print_object, print_table
 from runtime.cli.options import positive_numbers
-from runtime.errors import OutputError, UsageError
+from runtime.errors import UsageError
 from runtime.evaluate.pictures import find_pictures, units_of
 from runtime.evaluate.rd.curves import read_curves
 from runtime.evaluate.rd.cuts import Cut, RdJob
@@ -54,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     crew = Crew.of(arguments)
     pictures = find_pictures(arguments.images)
     chosen = evenly(list(pictures), arguments.most)
-    for path in arguments.curves:
+    curves = _by_name(arguments.curves)
+    for path in curves.values():
         read_curves(path)
     points = tuple(sorted(set(arguments.points)))
     choice, codecs = choose_codecs(arguments, crew.threads)
@@ -64,11 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         units=units_of({name: pictures[name] for name in chosen}),
         settings={"points_bpp": points, "strips": arguments.strips},
         codecs=codecs,
-        files=_hashes(arguments.curves),
+        files={name: sha256_of(path) for name, path in curves.items()},
         view={},
+        kept=curves,
     )
     result = conduct(plan, arguments.out, crew, Cut)
-    _keep_curves(arguments.curves, arguments.out)
     summary = summarise_run(result)
     if arguments.json:
         print_object(
@@ -86,22 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _hashes(curves: Sequence[Path]) -> dict[str, str]:
+def _by_name(curves: Sequence[Path]) -> dict[str, Path]:
+    """Return the files of published curves by where they lie in the run's folder."""
     names = [path.name for path in curves]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"--curves: two files are named {name}; rename one")
-    return {f"curves/{path.name}": sha256_of(path) for path in curves}
-
-
-def _keep_curves(curves: Sequence[Path], out: Path) -> None:
-    """Copy the published curves into the run's folder, where the report finds them."""
-    for path in curves:
-        try:
-            (out / "curves").mkdir(exist_ok=True)
-            shutil.copyfile(path, out / "curves" / path.name)
-        except OSError as fault:
-            raise OutputError(f"{out}: cannot be written: {fault.strerror or fault}") from fault
+    return {f"curves/{path.name}": path for path in curves}
 
 
 def _print(summary: RdSummary) -> None:

@@ -23,8 +23,8 @@ _THIN = 1.5  # lines of peers
 _BPP_TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-def accuracy_section(run: Run[Guess]) -> Section:
-    """Return the section on *run*, and its figures."""
+def accuracy_section(run: Run[Guess], name: str) -> Section:
+    """Return the section on *run*, which the page calls *name*, and its figures."""
     summary = summarise_run(run)
     codecs = run.about["codecs"]
     bundles = [name for name, identity in codecs.items() if identity["kind"] == "bundle"]
@@ -35,7 +35,6 @@ def accuracy_section(run: Run[Guess]) -> Section:
     stopping = stopping_figure(summary, lines)
     (original,) = (point for point in summary.points if point.codec == ORIGINAL)
     n, side = original.top1.n, run.about["settings"]["preparation"]["side"]
-    name = run.path.name
     strong = set(bundles)
     parts = [
         paragraph(
@@ -83,7 +82,7 @@ def accuracy_section(run: Run[Guess]) -> Section:
         measured_by(run),
     ]
     figures = {"accuracy": curves, "accuracy-deadlines": deadlines, "accuracy-stops": stopping}
-    return Section("Accuracy of a classifier", "accuracy", "".join(parts), figures)
+    return Section("Accuracy of a classifier", "accuracy", name, "".join(parts), figures)
 
 
 def accuracy_figure(summary: AccuracySummary, lines: dict[str, Line]) -> Figure:
@@ -172,16 +171,14 @@ def _with_interval(axes: Axes, x: Sequence[float], shares: Sequence[Share], labe
 
 def _by_cut(points: Sequence[AccuracyPoint], strong: set[str], cell: Callable[[AccuracyPoint], str]) -> str:
     cuts = sorted({point.cut_bytes for point in points if point.cut_bytes is not None})
-    bits = {
-        point.cut_bytes: 8 * (point.cut_bytes or 0) * point.bpp / (8 * point.bytes) for point in points if point.bytes
-    }
+    bits = next(point.bpp / point.bytes for point in points if point.codec == ORIGINAL)  # all pictures have one size
     rows = []
     for codec in dict.fromkeys(point.codec for point in points):
         found = {point.cut_bytes: point for point in points if point.codec == codec}
         cells = [cell(found[cut]) if cut in found else "-" for cut in (*cuts, None)]
         size = f"{found[None].bytes:.0f}" if None in found else "-"
         rows.append((codec, *cells, size))
-    header = ("codec", *(f"{cut} B, {bits[cut]:.2f} bpp" for cut in cuts), "whole stream", "its bytes")
+    header = ("codec", *(f"{cut} B, {bits * cut:.2f} bpp" for cut in cuts), "whole stream", "its bytes")
     return table(header, rows, lambda row: row[0] in strong, kind="stacked")
 
 

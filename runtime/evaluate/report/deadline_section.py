@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _COLOURS = {SYNTHESIS: "#0b5fa5", PREVIEW: "#8fbbdf", NOTHING: "#c9d0d8", "late": "#cf4a1c"}
 
 
-def deadline_section(run: Run[Decode]) -> Section:
-    """Return the section on *run*, and its figure."""
+def deadline_section(run: Run[Decode], name: str) -> Section:
+    """Return the section on *run*, which the page calls *name*, and its figure."""
     lines = punctuality(run.rows)
     answers = answers_figure(run.rows)
     parts = [
@@ -43,24 +43,24 @@ def deadline_section(run: Run[Decode]) -> Section:
             kind="words",
         ),
         figure(
-            svg_of(answers, f"deadline-{run.path.name}"),
+            svg_of(answers, f"deadline-{name}"),
             "What there was at the deadline, over all links, of decodes whose head segment had arrived.",
         ),
         heading("Every deadline"),
         _table(lines),
         paragraph(
             "In time: a picture by the deadline, of decodes whose head segment had arrived by then; the others are "
-            "'not arrived' and count nowhere else. Nothing: the decoder said that there was no time. Overshoot is 0 "
-            "for answers in time. Loss: PSNR of what unlimited time makes of the bytes that had arrived when the "
-            "cheapest path through synthesis had to start, less that of the picture; negative where later bytes were "
-            "used as well.",
+            "'not arrived' and count nowhere else. Nothing: there was no time for a picture. Overshoot is 0 for "
+            "answers in time. Loss: PSNR of what unlimited time makes of the bytes that had arrived when the cheapest "
+            "path through synthesis had to start, less that of the picture; negative where later bytes were used as "
+            "well. Decodes answered with nothing are in no loss.",
             "soft",
         ),
         heading("By link, all deadlines together"),
         _by_trace(run.rows),
         measured_by(run),
     ]
-    return Section("Deadlines", "deadline", "".join(parts), {"deadline": answers})
+    return Section("Deadlines", "deadline", name, "".join(parts), {"deadline": answers})
 
 
 def answers_figure(decodes: Sequence[Decode]) -> Figure:

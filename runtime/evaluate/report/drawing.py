@@ -60,12 +60,12 @@ class Line:
 
 
 def lines_for(bundles: Sequence[str], peers: Sequence[str], published: Sequence[str] = ()) -> dict[str, Line]:
-    """Return a line for each name: bundles bold, peers thin, published curves broken."""
+    """Return a line for each name, all of which differ: bundles bold, peers thin, published curves broken."""
     found = {name: Line(_BUNDLES[i % len(_BUNDLES)], 2.2, "-", "o") for i, name in enumerate(bundles)}
     found |= {name: Line(_PEERS[i % len(_PEERS)], 1.2, "-", "s") for i, name in enumerate(peers)}
     dashes = ("--", ":", "-.")
     for i, name in enumerate(published):
-        found.setdefault(name, Line(_PEERS[i % len(_PEERS)], 1.0, dashes[i // len(_PEERS) % len(dashes)], ""))
+        found[name] = Line(_PEERS[i % len(_PEERS)], 1.0, dashes[i // len(_PEERS) % len(dashes)], "")
     return found
 
 

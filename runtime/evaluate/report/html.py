@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from runtime.errors import DataError
 from runtime.evaluate.runs.folder import PanelRecord
 from runtime.evaluate.shares import Share
 
@@ -90,7 +91,10 @@ def _strip(rows: Mapping[str, Mapping[str, PanelRecord]], folder: Path) -> str:
 def _panel(one: PanelRecord | None, folder: Path) -> str:
     if one is None:
         return "<td></td>"
-    data = base64.b64encode((folder / one.file).read_bytes()).decode()
+    try:
+        data = base64.b64encode((folder / one.file).read_bytes()).decode()
+    except OSError as fault:
+        raise DataError(f"{folder / one.file}: cannot be read: {fault.strerror}") from fault
     alt = escape(f"{one.codec} at {one.cut}")
     return f'<td><img alt="{alt}" src="data:image/webp;base64,{data}">{escape(one.caption)}</td>'
 

@@ -17,7 +17,7 @@ from runtime.evaluate.report.rd_section import rd_section
 from runtime.evaluate.report.section import Section
 from runtime.evaluate.runs.folder import RUN_FILE, load_run, read_run
 
-_KINDS: Mapping[str, tuple[type[Any], Callable[[Any], Section]]] = {
+_KINDS: Mapping[str, tuple[type[Any], Callable[[Any, str], Section]]] = {
     "rd": (Cut, rd_section),
     "accuracy": (Guess, accuracy_section),
     "deadline": (Decode, deadline_section),
@@ -26,6 +26,8 @@ _KINDS: Mapping[str, tuple[type[Any], Callable[[Any], Section]]] = {
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Return the folders of runs among *folders*: themselves, or those directly inside; rd, accuracy, deadline in turn.
+
+    Each once, however often it is given.
 
     Raises:
         DataError: a folder neither is nor holds one, or cannot be read.
@@ -42,11 +44,26 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
             raise DataError(f"{folder}: neither the folder of a run nor a folder of such: no {RUN_FILE}")
         found += inside
     order = list(_KINDS)
-    return sorted(found, key=lambda path: order.index(_report_of(path)))
+    once: dict[Path, Path] = {}
+    for path in found:
+        once.setdefault(path.resolve(), path)
+    return sorted(once.values(), key=lambda path: order.index(_report_of(path)))
 
 
-def section_of(path: Path) -> Section:
-    """Return the section on the run in the folder *path*.
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """Return a name for each of *runs*, all of which differ: that of its folder, behind as many above as it takes."""
+    parts = [path.resolve().parts[1:] for path in runs]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["-".join(some[-length:]) for some, length in zip(parts, lengths, strict=True)]
+        alike = [names.count(name) > 1 and len(some) > n for name, some, n in zip(names, parts, lengths, strict=True)]
+        if not any(alike):
+            return names
+        lengths = [length + again for length, again in zip(lengths, alike, strict=True)]
+
+
+def section_of(path: Path, name: str) -> Section:
+    """Return the section on the run in the folder *path*; *name* tells it from others on the page.
 
     Raises:
         DataError: it is no run, or has no results yet.
@@ -55,7 +72,7 @@ def section_of(path: Path) -> Section:
     run = load_run(path, kind)
     if not run.rows:
         raise DataError(f"{path}: this run has no results yet")
-    return make(run)
+    return make(run, name)
 
 
 def page_of(sections: Sequence[Section], title: str) -> str:

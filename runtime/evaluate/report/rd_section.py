@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def rd_section(run: Run[Cut]) -> Section:
-    """Return the section on *run*, and its figure."""
+def rd_section(run: Run[Cut], name: str) -> Section:
+    """Return the section on *run*, which the page calls *name*, and its figure."""
     summary = summarise_run(run)
     curves = rd_figure(summary)
     strong = {curve.label for curve in summary.bundles}
@@ -35,7 +35,7 @@ def rd_section(run: Run[Cut]) -> Section:
             "length counts. Means are over pictures at the same cut."
         ),
         figure(
-            svg_of(curves, f"rd-{run.path.name}"),
+            svg_of(curves, f"rd-{name}"),
             "Distortion over rate, means over pictures at fixed bits per pixel. Points at which a picture had nothing "
             "to show are left out. Broken lines are published curves, which may be averaged otherwise.",
         ),
@@ -55,7 +55,7 @@ def rd_section(run: Run[Cut]) -> Section:
         strips(run.panels, run.path),
         measured_by(run),
     ]
-    return Section("Rate and distortion", "rd", "".join(parts), {"rd": curves})
+    return Section("Rate and distortion", "rd", name, "".join(parts), {"rd": curves})
 
 
 def rd_figure(summary: RdSummary) -> Figure:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """A section: its title, a short name for links, its HTML, and its figures by name."""
+    """A section: its title, a short name for links, that of its run, its HTML, and its figures by name."""
 
     title: str
     anchor: str
+    run: str
     html: str
     figures: Mapping[str, Figure]
 

@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +42,8 @@ class Plan:
         codecs: identities by name.
         files: hashes of other inputs, by what they are for.
         view: how the report shows it; the newest counts.
+        kept: files that the report needs, as paths below the run's folder and where they are; copied there at once.
+        unit: what a unit is, in the plural, for people.
     """
 
     report: str
@@ -51,6 +53,8 @@ class Plan:
     codecs: Mapping[str, Mapping[str, Any]]
     files: Mapping[str, str]
     view: Mapping[str, Any]
+    kept: Mapping[str, Path] = field(default_factory=dict)
+    unit: str = "pictures"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Crew:
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, peers: bool = True) -> None:
     """Add what all reports need: codecs, pictures, the run's folder, and who measures."""
-    parser.add_argument("--bundle", action="append", default=[], metavar="NAME", help="a bundle, by name or folder")
+    parser.add_argument("--bundle", action="append", default=[], metavar="NAME", help="a bundle, by name or path")
     if peers:
         parser.add_argument(
             "--peers", type=peer_names, default=(), metavar="NAME,...", help=f"codecs beside them: {', '.join(PEERS)}"
@@ -117,14 +121,16 @@ def peer_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def choose_codecs(arguments: argparse.Namespace, threads: int) -> tuple[CodecChoice, dict[str, Mapping[str, Any]]]:
+def choose_codecs(
+    arguments: argparse.Namespace, threads: int, cuts: tuple[int, ...] = ()
+) -> tuple[CodecChoice, dict[str, Mapping[str, Any]]]:
     """Return the codecs that were asked for, and what tells them apart, by name; errors as of `CodecChoice.opened`.
 
-    Paths of bundles become whole ones, as workers may stand elsewhere.
+    Paths of bundles become whole ones, as workers may stand elsewhere. *cuts* are those of `CodecChoice`.
     """
     bundles = tuple(str(Path(name).resolve()) if os.path.exists(name) else name for name in arguments.bundle)
     peers = tuple(getattr(arguments, "peers", ()))
-    return CodecChoice(bundles, peers, arguments.engine, threads, arguments.precision).identified()
+    return CodecChoice(bundles, peers, arguments.engine, threads, arguments.precision, cuts=cuts).identified()
 
 
 def evenly(items: Sequence[N], most: int | None) -> list[N]:
@@ -137,10 +143,11 @@ def evenly(items: Sequence[N], most: int | None) -> list[N]:
 def conduct(plan: Plan, out: Path, crew: Crew, kind: type[R]) -> Run[R]:
     """Measure what is left of *plan* in the folder *out*, and return all of it.
 
-    Skipped pictures are reported on stderr as they come, and counted in the end.
+    Skipped units are reported on stderr as they come, and counted in the end.
 
     Raises:
-        CutoffError: as of `RunFolder`, of the workers; or no picture at all could be measured.
+        CutoffError: as of `RunFolder`, of the workers; a file to keep cannot be read; or nothing at all could be
+            measured.
     """
     if crew.ray is not None:
         import_ray()  # before anything is written
@@ -157,6 +164,8 @@ def conduct(plan: Plan, out: Path, crew: Crew, kind: type[R]) -> Run[R]:
     }
     command = {"command": command_line(), "workers": crew.workers, "ray": crew.ray is not None}
     with RunFolder(out, kind, run, plan.view, command) as folder:
+        for name, path in plan.kept.items():
+            folder.keep(name, _content(path))
         left = [unit for unit in plan.units if unit.name not in folder.done]
         if len(left) < len(names):
             note(f"{out}: {len(names) - len(left)} of {len(names)} were there already")
@@ -168,8 +177,15 @@ def conduct(plan: Plan, out: Path, crew: Crew, kind: type[R]) -> Run[R]:
                 advance()
     result = load_run(out, kind)
     if result.skipped:
-        warn(f"{len(result.skipped)} of {len(names)} pictures were skipped; {out / 'units.csv'} says why")
+        warn(f"{len(result.skipped)} of {len(names)} {plan.unit} were skipped; {out / 'units.csv'} says why")
     if not result.rows:
-        raise DataError(f"{out}: none of {len(names)} pictures could be measured; the first: "
+        raise DataError(f"{out}: none of {len(names)} {plan.unit} could be measured; the first: "
                         f"{next(iter(result.skipped.values()))}")  # fmt: skip
     return result
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read: {fault.strerror}") from fault

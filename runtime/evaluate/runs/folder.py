@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TextIO, TypeVar
+from typing import Any, Generic, TypeVar
 
 from runtime.errors import DataError, OutputError, UsageError
 from runtime.evaluate.runs.rows import ERRORS, Row, UnitRow, header_of, lines_of, read_rows
@@ -86,7 +87,7 @@ class RunFolder(Generic[R]):
                 self._begin(json.loads(json.dumps(run)), view, command)
                 self._done = self._whole_units()
                 self._units, self._rows, self._panels = (
-                    self._stack.enter_context((path / name).open("a", newline="", encoding="utf-8", errors=ERRORS))
+                    self._stack.enter_context((path / name).open("ab", buffering=0))  # see `_append`
                     for name in (UNITS_FILE, ROWS_FILE, PANELS_FILE)
                 )
             except BaseException:
@@ -115,6 +116,12 @@ class RunFolder(Generic[R]):
             counts = len(outcome.findings.rows), len(panels)
             _append(self._units, [UnitRecord(outcome.unit, *counts, outcome.seconds, outcome.fault)])
         self._done.add(outcome.unit)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Keep a file that the report needs as *name*, a path below the folder; OutputError if it cannot be written."""
+        with _translated(self.path):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path / name, content)
 
     def close(self) -> None:
         """Let others write."""
@@ -252,9 +259,11 @@ def _rewrite(path: Path, kind: type[Row], rows: Iterable[Row]) -> None:
     write_whole(path, (header_of(kind) + lines_of(rows)).encode(errors=ERRORS))
 
 
-def _append(file: TextIO, rows: Iterable[Row]) -> None:
-    file.write(lines_of(rows))
-    file.flush()
+def _append(file: FileIO, rows: Iterable[Row]) -> None:
+    """Write *rows* to an unbuffered file: of a buffer that a full disk did not take, closing would raise once more."""
+    left = lines_of(rows).encode(errors=ERRORS)
+    while left:
+        left = left[file.write(left) :]
 
 
 @contextmanager

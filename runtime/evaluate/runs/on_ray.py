@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.errors import CutoffError, EngineError, MissingExtra, UsageError
 from runtime.evaluate.runs.processes import MOST_TRIES
-from runtime.evaluate.runs.work import Findings, Job, Outcome, Unit, Worker, measured, read_unit
+from runtime.evaluate.runs.work import Job, Outcome, Unit, Worker, measured, read_unit
 
 LOCAL = "local"
 
@@ -94,7 +94,7 @@ class _Crew:
         """Yield the outcomes of *units* as they come."""
         waiting = list(reversed(units))
         for _ in range(min(self._workers, len(waiting))):
-            yield from self._give(self._kind.remote(self._job), waiting)
+            self._give(self._kind.remote(self._job), waiting)
         while self._busy:
             (done,), _ = self._ray.wait(list(self._busy), num_returns=1)
             unit, actor = self._busy.pop(done)
@@ -107,19 +107,13 @@ class _Crew:
                 if isinstance(outcome, CutoffError):
                     raise outcome
                 yield outcome
-            yield from self._give(actor, waiting)
+            self._give(actor, waiting)
 
-    def _give(self, actor: Any, waiting: list[Unit]) -> Iterator[Outcome]:
-        """Give *actor* the next unit whose file can be read; those that cannot are outcomes."""
-        while waiting:
+    def _give(self, actor: Any, waiting: list[Unit]) -> None:
+        """Give *actor* the next unit, if there is one; DataError if its file cannot be read."""
+        if waiting:
             unit = waiting.pop()
-            try:
-                content = read_unit(unit)
-            except CutoffError as fault:
-                yield Outcome(unit.name, Findings(()), str(fault), 0.0)
-                continue
-            self._busy[actor.measure.remote(unit, content)] = (unit, actor)
-            return
+            self._busy[actor.measure.remote(unit, read_unit(unit))] = (unit, actor)
 
     def _once_more(self, unit: Unit, fault: Exception) -> Unit:
         self._deaths[unit.name] += 1

@@ -47,11 +47,26 @@ def machine() -> dict[str, str | int]:
     """Return what the figures were measured on; neither names nor addresses."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": available_cores(),
         "memory_gb": round(memory / 2**30),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def processor() -> str:
+    """Return what the machine calls its processor."""
+    return of_processor("model name", "Model") or platform.processor() or platform.machine()
+
+
+def of_processor(*names: str) -> str:
+    """Return what Linux says of the first processor under one of *names*; nothing where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    entries = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in entries if name.strip() in names), "")
 
 
 def command_line(words: Sequence[str] | None = None) -> str:
@@ -80,12 +95,3 @@ def _measuring_sources() -> Iterable[Path]:
         for path in sorted(Path(folder).rglob("*.py")):
             if not set(path.relative_to(folder).parts) & set(_NOT_MEASURING):
                 yield path
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, platform.processor() or platform.machine())

@@ -76,7 +76,7 @@ class Worker(Protocol):
         """Measure the picture file *content*.
 
         Raises:
-            PictureError, LimitExceeded: the picture is not fit for it, and is to be skipped.
+            PictureError, LimitExceeded: the picture is not fit for it, now or ever, and is to be skipped.
         """
         ...
 
@@ -100,7 +100,7 @@ def measured(worker: Worker, unit: Unit, content: bytes | None = None) -> Outcom
         content: the file's bytes, where they were read elsewhere.
 
     Raises:
-        DataError: the file is not what it was when the run began.
+        DataError: the file is not what it was when the run began, or cannot be read any more.
     """
     started = time.perf_counter()
     try:
@@ -117,9 +117,12 @@ def read_unit(unit: Unit) -> bytes:
     """Return the bytes of the unit's file.
 
     Raises:
-        PictureError: it cannot be read.
+        DataError: it cannot be read. It could when the run began, so that this says nothing of the picture: the run
+            ends, and the next one measures it.
     """
     try:
         return unit.path.read_bytes()
     except OSError as fault:
-        raise PictureError(f"{unit.path}: cannot be read: {fault.strerror}") from fault
+        raise DataError(
+            f"{unit.path}: cannot be read any more: {fault.strerror}; what was measured is kept, and a rerun goes on"
+        ) from fault

@@ -99,3 +99,16 @@ def test_originals_and_codecs_without_streams_are_points_alone() -> None:
     others = [guess("x", None, 3000, 1, codec=ORIGINAL), guess("x", 100, 90, 1, codec="webp")]
     assert [point.codec for point in accuracy_points(others)] == [ORIGINAL, "webp"]
     assert not stops(others, [0.5]) and not first_correct(others) and not deadline_points(others, [16.0], [100.0])
+
+
+def test_cuts_behind_a_streams_end_stop_nothing_and_count_once() -> None:
+    """The stream has 150 bytes: at 200 and 400 all of it has been received, and the answer is the same."""
+    short = [
+        guess("x", 100, 100, 3, 0.4),
+        guess("x", 200, 150, 1, 0.9),
+        guess("x", 400, 150, 1, 0.9),
+        guess("x", None, 150, 1, 0.9),
+    ]
+    (stop,) = stops(short, [0.5])
+    assert (stop.bytes, stop.top1.count, stop.stopped.count, stop.stopped.n) == (150.0, 1, 0, 1)
+    assert [(one.confidence, one.n) for one in calibration(short)] == [(0.4, 1), (0.9, 1)]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
@@ -106,3 +108,25 @@ def test_the_middle_is_kept() -> None:
 def test_sides_that_no_classifier_has(side: int) -> None:
     with pytest.raises(UsageError, match="--side must be 32 to 2048"):
         check_side(side)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 150), (1, 450), (300, 70)])
+def test_what_is_cropped_away_is_not_made(
+    height: int, width: int, chelsea: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture 65,535 pixels wide and one high would be gigabytes before the crop; what is kept is the same."""
+    picture = np.ascontiguousarray(chelsea[:height, :width])
+    resize, sizes = PIL.Image.Image.resize, []
+
+    def noted(self: PIL.Image.Image, size: tuple[int, int], *words: Any) -> PIL.Image.Image:
+        sizes.append(size)
+        return resize(self, size, *words)
+
+    monkeypatch.setattr(PIL.Image.Image, "resize", noted)
+    result = prepared(picture, 64)
+    assert sizes == [(64, 64)]
+    size = round(width * 73 / min(height, width)), round(height * 73 / min(height, width))
+    whole = resize(PIL.Image.fromarray(picture), size, PIL.Image.Resampling.LANCZOS)
+    left, top = (size[0] - 64) // 2, (size[1] - 64) // 2
+    expected = np.array(whole.crop((left, top, left + 64, top + 64)), np.int16)
+    assert np.abs(result - expected).max() <= 3  # Pillow chooses which axis it resizes first, and rounds in between

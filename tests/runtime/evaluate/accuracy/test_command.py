@@ -40,6 +40,7 @@ def test_codecs_are_classified_at_every_cut(colours: Path, tmp_path: Path, tiny:
     assert all(int(row["bytes"]) <= int(row["cut_bytes"]) for row in rows if row["cut_bytes"] != "full")
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(recorded["files"]) == {"classifier", "labels"} and len(recorded["pictures"]) == 6
+    assert recorded["codecs"]["jpeg2000"]["layers"] == "at the run's cuts, and above"
 
 
 def test_tables_are_printed(colours: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -36,3 +36,15 @@ def test_bundles_are_measured_idle_and_loaded(many: Path, tiny: str, tmp_path: P
 def test_wrong_calls(words: list[str], message: str, many: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["eval", "deadline", "--images", str(many), "--out", str(tmp_path / "run"), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_pictures_that_were_skipped_do_not_count(many: Path, tiny: str, tmp_path: Path, capsys: Capture) -> None:
+    """A unit is a picture under a load, and the words for it say so."""
+    (many / "00.png").write_bytes(b"no picture")
+    words = ["eval", "deadline", "--bundle", tiny, "--images", str(many / "00.png"), str(many / "01.png")]
+    few = ["--threads", "1", "--loads", "idle", "--repeats", "1", "--calibration", "3", "--json"]
+    assert main([*words, *few, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert report["pictures"] == 1 and list(report["skipped"]) == ["idle / tiny / 00.png"]
+    assert "1 of 2 units (a picture under a load) were skipped" in printed.err

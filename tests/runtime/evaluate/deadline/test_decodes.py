@@ -17,6 +17,7 @@ from runtime.evaluate.deadline.decodes import (
     PREVIEW,
     SYNTHESIS,
     DeadlineJob,
+    DeadlineWorker,
     Decode,
     Place,
     calibrate,
@@ -24,6 +25,7 @@ from runtime.evaluate.deadline.decodes import (
     unit_name,
 )
 from runtime.evaluate.deadline.load import busy
+from runtime.evaluate.deadline.promptness import goals, punctuality
 from runtime.evaluate.deadline.traces import TRACES, Trace
 from runtime.evaluate.pictures import find_pictures, units_of
 from runtime.evaluate.runs.work import Unit
@@ -93,3 +95,33 @@ def test_load_begins_and_ends() -> None:
         time.sleep(0.01)
     assert not multiprocessing.active_children()
     assert threading.active_count() < 20
+
+
+def test_a_head_segment_that_is_there_but_not_fed_in_time_is_nothing_and_late(many: Path, tiny: str) -> None:
+    """On a machine that stands still past every deadline as soon as it waits: no fault of the link, and it counts."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    def stand_still(_: float) -> None:
+        now[0] += 1000.0
+
+    class Job(DeadlineJob):
+        def codec_of(self, bundle: str) -> Codec:
+            return Codec.open(bundle, "cpu", 1, clock=clock)
+
+    (file, *_) = units_of(find_pictures([many]))
+    name = unit_name(IDLE, "tiny", file.name)
+    job = Job({name: Place(tiny, "tiny", IDLE, file.name)}, "cpu", 1, "auto", 1, repeats=2, calibration=3, seed=1)
+    worker = DeadlineWorker(job, stand_still)
+    rows = [row for row in worker.measure(Unit(name, file.path, ""), file.path.read_bytes()).rows]
+    worker.close()
+    decodes = [row for row in rows if isinstance(row, Decode)]
+    for one in decodes:
+        assert (one.answer == NOT_ARRIVED) == (one.head_ms > one.deadline_ms)
+    late = [one for one in decodes if one.answer == NOTHING and one.finished_ms > one.deadline_ms + 1e5]
+    assert late
+    assert max(line.overshoot_max_ms for line in punctuality(decodes)) > 1e5
+    assert not any(goal.reached for goal in goals(decodes) if goal.figure.startswith(("in time", "overshoot")))

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 from numpy.typing import NDArray
 
+from runtime.evaluate.accuracy.classifier import prepared
 from runtime.evaluate.distortion import psnr
 from runtime.evaluate.peers.jpeg2000 import LAYER_RATES_BPP, Jpeg2000, _Layout, whole_layers
 
@@ -115,3 +116,48 @@ def test_any_size_and_grey(shape: tuple[int, ...]) -> None:
     codec = Jpeg2000()
     decoded = codec.decode(codec.encode(image))
     assert decoded is not None and decoded.shape == shape
+
+
+CUTS = (384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "astronaut"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_layers_end_at_the_bytes_where_streams_will_be_cut(
+    name: str, grey: bool, request: pytest.FixtureRequest
+) -> None:
+    """Hardly a byte of a cut is of no use, pictures are better than with the usual layers, and streams as long."""
+    image = prepared(request.getfixturevalue(name), 224)
+    image = np.ascontiguousarray(image[..., 1]) if grey else image
+    codec, usual = Jpeg2000(CUTS), Jpeg2000()
+    *deliveries, whole = codec.deliver(image, [*CUTS, None])
+    assert whole is not None
+    _, ends = ends_of(whole.data)
+    used = [max(end for end in ends if end <= cut) / cut for cut in CUTS]
+    assert min(used) > 0.9 and np.mean(used) > 0.97
+    plain = usual.encode(image)
+    gains = []
+    for delivery, cut in zip(deliveries, CUTS, strict=True):
+        assert delivery is not None and len(delivery.data) == cut
+        ours, before = codec.decode(delivery.data), usual.decode(plain[:cut])
+        assert ours is not None and before is not None
+        gains.append(psnr(ours, image) - psnr(before, image))
+    assert min(gains) >= 0 and np.mean(gains) > 0.2
+    assert len(whole.data) == pytest.approx(len(plain), rel=0.03)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (40, 300, 900), (150, 151, 152, 10**6)])
+@pytest.mark.parametrize("shape", [(1, 1), (64, 64, 3)])
+def test_cuts_without_room_for_a_layer(cuts: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """They show nothing, or what a smaller one shows; the whole stream is a picture."""
+    image = (np.arange(int(np.prod(shape))) * 37 % 256).astype(np.uint8).reshape(shape)
+    codec = Jpeg2000(cuts)
+    first, *_, whole = codec.deliver(image, [1, *cuts, None])
+    assert first is not None and codec.decode(first.data) is None
+    decoded = None if whole is None else codec.decode(whole.data)
+    assert decoded is not None and decoded.shape == shape
+
+
+def test_layers_at_cuts_are_another_codec_for_a_run() -> None:
+    assert Jpeg2000().identity()["layers"] == 38
+    assert Jpeg2000(CUTS).identity() != Jpeg2000().identity()

@@ -55,4 +55,4 @@ def test_identity_names_the_library(kind: Format) -> None:
 
 def test_a_pillow_without_the_library() -> None:
     with pytest.raises(MissingExtra, match=r"pip install '\.\[eval\]' in the checkout"), pytest.warns(UserWarning):
-        SingleRate(Format("NONE", "none", {}))
+        SingleRate(Format("NONE", "none", 1, {}))

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import PIL.Image
 import pytest
@@ -12,6 +14,10 @@ import pytest
 from runtime.cli.main import main
 from runtime.errors import CutoffError, DataError, MissingExtra, OutputError, UsageError
 from runtime.evaluate import command
+from runtime.evaluate.rd.cuts import Cut
+from runtime.evaluate.rd.overview import summarise_run
+from runtime.evaluate.report.drawing import lines_for
+from runtime.evaluate.runs.folder import RunFolder, load_run
 
 
 def evaluate(*words: str | Path) -> int:
@@ -203,3 +209,69 @@ def test_bad_usage_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_a_passing_fault_of_reading_is_made_good_by_the_next_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clear error ends the run; nothing is skipped for good."""
+    words = ["--images", folder, "--peers", "jpeg2000", "--points", "0.5", "--out", tmp_path / "rd"]
+    read_bytes = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "grey.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(DataError, match=r"grey\.png: cannot be read any more: Input/output error"):
+            evaluate(*words)
+    assert {row["image"] for row in rows_of(tmp_path / "rd")} == {"colour.png"}
+    assert evaluate(*words) == 0
+    assert {row["image"] for row in rows_of(tmp_path / "rd")} == {"colour.png", "grey.png"}
+
+
+def test_a_picture_that_a_codec_cannot_hold_is_skipped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """WebP has 14 bits for a side."""
+    PIL.Image.new("L", (16_384, 1)).save(folder / "long.png")
+    words = ["--images", folder / "long.png", folder / "grey.png", "--peers", "webp", "--points", "0.5"]
+    assert evaluate(*words, "--out", tmp_path / "rd", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 1 and "not 16384x1" in report["skipped"]["long.png"]
+
+
+def test_published_curves_are_kept_from_the_beginning(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report of a run that was stopped has them, too."""
+    curves = tmp_path / "published.csv"
+    curves.write_text("bpp,psnr_db\n0.1,20\n1.0,30\n")
+    words = ["--images", folder, "--peers", "jpeg2000", "--points", "0.5", "--curves", curves]
+
+    def stopped(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "add", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(*words, "--out", tmp_path / "rd")
+    (curve,) = summarise_run(load_run(tmp_path / "rd", Cut)).published
+    assert curve.label == "published"
+
+
+def test_published_curves_that_bear_a_codecs_name_are_told_apart(
+    folder: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And those of two files that bear one name; deltas say against which, and every one has a line of its own."""
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text("codec,bpp,psnr_db\ntiny,0.1,10\ntiny,8,30\nother,0.1,10\nother,8,30\n")
+    words = ["--bundle", tiny, "--images", folder, "--points", "0.5,4", "--out", tmp_path / "rd"]
+    assert evaluate(*words, "--curves", tmp_path / "one.csv", tmp_path / "two.csv", "--json") == 0
+    summary = summarise_run(load_run(tmp_path / "rd", Cut))
+    labels = [curve.label for curve in summary.published]
+    assert labels == ["tiny (one.csv)", "other", "tiny (two.csv)", "other (two.csv)"]
+    assert [delta["reference"] for delta in json.loads(capsys.readouterr().out)["bd_rate"]] == labels
+    lines = lines_for(["tiny"], [], labels)
+    assert len(lines) == 5 and lines["tiny"].dashes == "-" and all(lines[label].dashes != "-" for label in labels)

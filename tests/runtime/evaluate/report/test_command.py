@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cli.main import main
-from runtime.evaluate.report.page import find_runs
+from runtime.evaluate.report.page import find_runs, names_of
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: eval)")
 Capture = pytest.CaptureFixture[str]
@@ -107,3 +107,37 @@ def test_a_folder_that_is_no_run(tmp_path: Path, capsys: Capture) -> None:
 def test_a_page_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: Capture) -> None:
     assert main(["eval", "report", str(runs / "rd"), "-o", str(tmp_path / "none" / "report.html")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_two_runs_of_a_kind_are_told_apart(runs: Path, tmp_path: Path) -> None:
+    """By folder, and by as much above it as it takes: no figure overwrites another, no inner name occurs twice."""
+    again = shutil.copytree(runs / "rd", tmp_path / "again" / "rd")
+    figures = tmp_path / "figures"
+    words = [str(runs / "rd"), str(again), str(runs / "deadline"), str(runs / "rd")]
+    page = tmp_path / "page.html"
+    assert main(["eval", "report", *words, "-o", str(page), "--figures", str(figures)]) == 0
+    assert {path.name for path in figures.iterdir()} == {"rd-runs-rd.png", "rd-again-rd.png", "deadline.png"}
+    names = re.findall(r'<svg[^>]* id="([^"]*)"', page.read_text(encoding="utf-8"))
+    assert names == ["rd-runs-rd", "rd-again-rd", "deadline-deadline"]
+
+
+def test_names_of_runs_differ(tmp_path: Path) -> None:
+    names = names_of([tmp_path / "a" / "x" / "rd", tmp_path / "b" / "x" / "rd", tmp_path / "c" / "acc"])
+    assert names == ["a-x-rd", "b-x-rd", "acc"]
+
+
+def test_a_panel_that_is_missing(runs: Path, capsys: Capture) -> None:
+    """One line names it."""
+    missing = sorted((runs / "rd" / "panels").iterdir())[0]
+    missing.unlink()
+    assert main(["eval", "report", str(runs / "rd")]) == 1
+    assert f"{missing}: cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_cut_at_which_nothing_was_delivered(labelled_colours: Path, tmp_path: Path) -> None:
+    """No file fits into ten bytes, of any codec: the column is there all the same."""
+    words = ["--images", labelled_colours / "train", "--classifier", labelled_colours / "colours.onnx", "--side", "64",
+             "--labels", labelled_colours / "labels.txt", "--peers", "webp", "--cuts", "10"]  # fmt: skip
+    assert main(["eval", "accuracy", *map(str, words), "--out", str(tmp_path / "run"), "--strips", "0"]) == 0
+    assert main(["eval", "report", str(tmp_path / "run")]) == 0
+    assert "10 B, 0.02 bpp" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,21 @@ def test_differences_are_said_in_words() -> None:
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b: 1 there, 2 now"
     assert first_difference({"a": 1}, {"a": 1, "b": 2}) == "b: null there, 2 now"
     assert first_difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) == "the run: another order"
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path) -> None:
+    """That of the first write, not what closing comes upon; what was there before stays, and the run goes on."""
+    with opened(tmp_path) as folder:
+        folder.add(outcome("a"))
+    most, hardest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"), opened(tmp_path) as folder:
+            full = (tmp_path / "rows.csv").stat().st_size + 20
+            resource.setrlimit(resource.RLIMIT_FSIZE, (full, hardest))
+            folder.add(outcome("b"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hardest))
+    with opened(tmp_path) as folder:
+        assert folder.done == {"a"}
+        folder.add(outcome("b"))
+    assert len(load_run(tmp_path, Cut).rows) == 4

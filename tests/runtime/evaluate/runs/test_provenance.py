@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import DataError
-from runtime.evaluate.runs.provenance import command_line, machine, sha256_of, software
+from runtime.evaluate.runs.provenance import command_line, machine, of_processor, processor, sha256_of, software
 
 
 def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
@@ -31,3 +31,10 @@ def test_nothing_personal_is_kept() -> None:
 def test_versions_and_code_are_named() -> None:
     assert {"cutoff", "code", "python", "numpy", "onnxruntime", "pillow"} <= software().keys()
     assert software() == software()
+
+
+def test_entries_of_the_processor_are_found_by_any_of_their_names() -> None:
+    """What Linux does not say is empty; a processor is always called something."""
+    assert of_processor("no such entry") == ""
+    assert of_processor("no such entry", "processor") == "0"
+    assert processor() and machine()["processor"] == processor()

@@ -43,10 +43,12 @@ def test_a_broken_picture_is_an_outcome(unit: Unit) -> None:
     assert (outcome.fault, outcome.findings.rows) == ("a.png: broken", ())
 
 
-def test_a_picture_that_vanished_is_an_outcome(unit: Unit) -> None:
+def test_a_picture_that_vanished_ends_the_run(unit: Unit) -> None:
+    """It was there when the run began, so that nothing is said of the picture, which the next run may find."""
     unit.path.unlink()
-    outcome = measured(Refusing(None), unit)
-    assert outcome.fault is not None and "cannot be read" in outcome.fault
+    with pytest.raises(DataError, match="cannot be read any more: No such file or directory") as caught:
+        measured(Refusing(None), unit)
+    assert not isinstance(caught.value, PictureError)
 
 
 def test_other_faults_end_the_run(unit: Unit) -> None:
