@@ -212,7 +212,8 @@ class Decoder:
     def cancel(self) -> None:
         """Give up the picture and free what it holds; any thread may call this, and as often as it likes.
 
-        A call that another thread has under way ends soon. That call, and every later one, raises `Cancelled`.
+        A call that another thread has under way ends soon. That call, unless its work was done, and every later one
+        raise `Cancelled`.
         """
         self._watch.cancelled = True
         if not self._watch.busy:

@@ -4,19 +4,24 @@ libraries that need a GPU.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from loading import module_at
 from numpy.typing import NDArray
 
 from engines import cuda_driver, onnxruntime_gpu, onnxruntime_session, tensorrt_api
 from runtime.cli.samples import photographs as photographs_of_skimage
 from runtime.codec import Codec
+
+# Speed is never asserted: a busy machine may take as long as it likes for an example.
+hypothesis.settings.register_profile("cutoff", deadline=None)
+hypothesis.settings.load_profile("cutoff")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,7 +58,7 @@ def doubles() -> Callable[[str], ModuleType]:
 
     def get(name: str) -> ModuleType:
         if name not in loaded:
-            loaded[name] = _load(Path(__file__).parent / "doubles" / f"{name}.py")
+            loaded[name] = module_at(Path(__file__).parent / "doubles" / f"{name}.py")
         return loaded[name]
 
     return get
@@ -73,6 +78,13 @@ def gpu(doubles: Callable[[str], ModuleType], cache: Path, monkeypatch: pytest.M
     fake = doubles("cuda").FakeCuda()
     monkeypatch.setattr(cuda_driver, "_opened", [cuda_driver.Driver(fake)])
     return fake
+
+
+@pytest.fixture
+def no_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has no NVIDIA driver."""
+    monkeypatch.setattr(cuda_driver, "_opened", [])
+    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
 
 
 @pytest.fixture
@@ -98,12 +110,3 @@ def onnxruntime(gpu: Any, doubles: Callable[[str], ModuleType], monkeypatch: pyt
         return module
 
     return install
-
-
-def _load(path: Path) -> ModuleType:
-    """Import a file beside the tests, which are no packages."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

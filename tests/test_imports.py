@@ -6,7 +6,6 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -143,11 +142,3 @@ def test_importing_runtime_imports_no_heavy_library() -> None:
     loaded = set(in_new_process(code).split())
     assert {"runtime", "engines", "numpy"} <= loaded
     assert not loaded & {*NOT_WITH_RUNTIME, "export", "edge_client"}
-
-
-def test_importing_runtime_is_quick(record_property: Callable[[str, object], None]) -> None:
-    """It takes 0.2 s on an idle core; a loaded machine gets two seconds."""
-    code = "import time; start = time.perf_counter(); import runtime; print(time.perf_counter() - start)"
-    seconds = min(float(in_new_process(code)) for _ in range(3))
-    record_property("import_runtime_s", seconds)
-    assert seconds < 2

@@ -319,7 +319,7 @@ def test_bytes_that_come_too_late_are_few() -> None:
     assert server.late_bytes < 0.05 * server.dispatch.bytes_sent
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 3), st.floats(0.05, 1.5), st.integers(1000, 30_000)), max_size=12), st.data())
 def test_every_frame_is_finished_once(frames: list[tuple[float, float, int]], data: st.DataObject) -> None:
     """Whatever the link does and however often the connection is lost, each frame comes back exactly once."""

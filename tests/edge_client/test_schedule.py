@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_frames import frame
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.link import Link
@@ -34,7 +34,6 @@ FLIGHTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(FLIGHTS, st.floats(500, 1e6), st.integers(0, 5000), st.floats(0, 2))
 def test_piece_is_worth_most_of_all_that_fit(flights: list[Flight], rate: float, out: int, now: float) -> None:
     """Nothing else that may be sent is worth more; nothing goes beyond its limit, or when it would be late."""

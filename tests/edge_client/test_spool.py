@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def sequences(one: Spool, count: int = 100) -> list[int]:
     return [each.frame.sequence for each in one.best(count)]
 
 
+def leave_as_earlier(path: Path, statement: str) -> None:
+    """Leave a spool with frame 1 in it; *statement* takes away what an earlier version did not make."""
+    one = spool(path)
+    one.add(frame(1))
+    one.close()
+    with closing(sqlite3.connect(path / "spool.sqlite")) as database:
+        database.execute(statement)
+
+
 def test_frame_comes_back_as_it_was(tmp_path: Path) -> None:
     """Stream, worth, number and time, in another process's spool; it has no deadline any more."""
     first = spool(tmp_path)
@@ -51,12 +61,7 @@ def test_frame_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_no_stream_is_read_to_count_or_to_age(tmp_path: Path) -> None:
     """A spool may hold a gigabyte: what every frame costs must not, also in one that an earlier version has made."""
-    one = spool(tmp_path)
-    one.add(frame(1))
-    one.close()
-    with sqlite3.connect(tmp_path / "spool.sqlite") as database:
-        database.execute("DROP INDEX by_age")
-    database.close()
+    leave_as_earlier(tmp_path, "DROP INDEX by_age")
     asked: list[str] = []
     again = spool(tmp_path)
     assert again._database is not None
@@ -225,12 +230,7 @@ def test_spool_in_use_is_refused(tmp_path: Path, camera: str) -> None:
 
 def test_spool_without_a_name_takes_the_first(tmp_path: Path) -> None:
     """As earlier versions made them: what is in it is sent, and nobody else may have it from then on."""
-    one = spool(tmp_path)
-    one.add(frame(1))
-    one.close()
-    with sqlite3.connect(tmp_path / "spool.sqlite") as database:
-        database.execute("DROP TABLE owner")
-    database.close()
+    leave_as_earlier(tmp_path, "DROP TABLE owner")
     one = spool(tmp_path, camera="yard")
     assert sequences(one) == [1]
     one.close()

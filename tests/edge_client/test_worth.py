@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.worth import Worth, hull, worth_of
@@ -21,7 +21,6 @@ def test_dull_stretch_before_a_steep_one_is_worth_their_mean() -> None:
     assert worth.at(300) == 0.0
 
 
-@settings(deadline=None)
 @given(CURVES)
 def test_worth_never_rises_and_adds_up_to_the_whole_fall(points: list[tuple[int, float]]) -> None:
     """Along a stream bytes get cheaper, never below nothing, and all together gain what the curve says."""
@@ -51,7 +50,6 @@ def test_offsets_that_repeat_are_one() -> None:
     assert worth.starts == (0, 10, 20)
 
 
-@settings(deadline=None)
 @given(CURVES)
 def test_text_keeps_it(points: list[tuple[int, float]]) -> None:
     """What the spool writes it reads."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import rehash
 
 from engines.bundle import SHIPPED, Bundle, bundle_hash, exact_id, shipped_bundles, stated_exact_id, unpack
 from engines.errors import BundleError, OutputError
@@ -52,14 +53,8 @@ def add_plan(folder: Path, content: bytes, *, exact: bool = True) -> None:
     """Give the bundle a plan.json, and a manifest that fits it."""
     (folder / "plan.json").write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
-    digest = hashlib.sha256(content).hexdigest()
-    manifest["files"].append({"path": "plan.json", "size": len(content), "sha256": digest})
-    if exact:
-        manifest["exact_files"].append("plan.json")
-    files = {one["path"]: (folder / one["path"]).read_bytes() for one in manifest["files"]}
-    manifest["exact_id"] = exact_id({path: files[path] for path in manifest["exact_files"]}).hex()
-    manifest["bundle_hash"] = bundle_hash(files)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    exact_files = manifest["exact_files"] + ["plan.json"] * exact
+    rehash(folder, files=[*manifest["files"], {"path": "plan.json"}], exact_files=exact_files)
 
 
 # What is sound.

@@ -184,7 +184,7 @@ def test_a_link_is_refused(one_file: Path) -> None:
         Bundle.open(link)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_an_error_or_nothing(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Bytes changed or cut anywhere: the bundle as it was, or a BundleError."""

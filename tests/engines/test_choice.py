@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import cuda_driver
 from engines.bundle import Bundle
 from engines.errors import EngineError, NotPrepared, OutOfTime
 from engines.onnxruntime_session import OnnxRuntimeEngine
@@ -43,10 +42,8 @@ def use(engine: OpenedEngine) -> tuple[str, str, str]:
     return engine.backend, engine.precision, engine.reason
 
 
-def test_auto_is_the_cpu_where_nothing_else_is(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_cpu_where_nothing_else_is(bundle: Bundle, no_gpu: None) -> None:
     """And there is nothing to explain."""
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     for role in ("h_a", "h_s"):
         assert use(open_engine(bundle, role, threads=1)) == ("cpu", "fp32", "chosen")
 

@@ -128,10 +128,8 @@ def test_driver_that_is_too_old_is_refused(fake: Any) -> None:
         Driver(type("Library", (), functions)())
 
 
-def test_machine_without_a_driver_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_driver_gets_an_error(no_gpu: None) -> None:
     """Not an OSError, and not a crash."""
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     with pytest.raises(EngineError, match="there is no NVIDIA driver"):
         open_driver()
 

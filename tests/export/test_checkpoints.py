@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loading import module_at
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
@@ -41,11 +41,7 @@ ORIGINS = {
 @pytest.fixture(scope="module")
 def originals() -> ModuleType:
     """The module with the original networks."""
-    spec = importlib.util.spec_from_file_location("originals", Path(__file__).parent / "originals.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(Path(__file__).parent / "originals.py")
 
 
 @pytest.fixture(scope="module")
@@ -193,18 +189,23 @@ def test_safetensors_and_wrappers_are_read(tmp_path: Path) -> None:
         assert found["g_a.0.weight"].dtype == torch.float32 and found["n"].dtype == torch.int64
 
 
-class _Runs:
+class _MakesFolder:
+    """What makes *folder* when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, ("/tmp/cutoff-was-here",)
+        return os.mkdir, (str(self.folder),)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     """Nothing in a checkpoint is executed."""
-    file = tmp_path / "evil.pth"
-    torch.save({"state_dict": {"g_a.0.weight": _Runs()}}, file)
+    file, folder = tmp_path / "evil.pth", tmp_path / "was-here"
+    torch.save({"state_dict": {"g_a.0.weight": _MakesFolder(folder)}}, file)
     with pytest.raises(UsageError, match="nothing of a checkpoint is run"):
         read_checkpoint(file)
-    assert not Path("/tmp/cutoff-was-here").exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

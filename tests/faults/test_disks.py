@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -80,28 +82,35 @@ def test_a_camera_whose_disk_is_full_goes_on(plant: Plant) -> None:
     "how", ["garbage", "torn", pytest.param("cut short", marks=long), pytest.param("a folder", marks=long)]
 )
 def test_a_corrupted_spool_is_set_aside(plant: Plant, how: str) -> None:
-    """The camera starts with a new one, says so, and sends."""
+    """It is kept as it is, under another name; the camera says so, starts with a new one, and sends."""
     server = plant.server()
     camera = plant.camera(server.port).start()
     wait_until(lambda: len(plant.spooled()) >= 8, "frames wait in the spool")
     camera.kill()
-    corrupt(plant.spool, how)
+    damaged = corrupt(plant.spool, how)
     server.start().wait_ready()
     camera.start()
     wait_until(lambda: len(plant.whole()) >= 3, "frames arrive")
     if how == "a folder":  # nothing that can be set aside without risk to what is not ours
         wait_until(lambda: camera.metric("cutoff_edge_spool_errors_total") >= 1, "the spool fails")
     else:
-        wait_until(lambda: plant.spool.exists() and plant.spooled() is not None, "there is a spool")
+        aside = plant.spool.with_name(f"{plant.spool.name}.damaged-1")
+        wait_until(aside.exists, "the damaged spool is set aside")
+        assert aside.read_bytes() == damaged
+        said = [json.loads(line) for line in camera.said().splitlines() if "set aside" in line]
+        assert [(one["level"], one["aside"]) for one in said] == [("error", str(aside))]
+        wait_until(plant.spool.exists, "there is a new spool")
+        assert camera.metric("cutoff_edge_spool_errors_total") == 0
         known = plant.whole()
         wait_until(lambda: len(plant.whole() - known) >= 3, "frames arrive")
     assert camera.status("/healthz") == 200
     assert camera.stop() == 0
 
 
-def corrupt(file: Path, how: str) -> None:
-    for side in ("-wal", "-shm"):
-        Path(f"{file}{side}").unlink(missing_ok=True)
+def corrupt(file: Path, how: str) -> bytes | None:
+    """Damage the spool *file*; return what it is now, None for a folder."""
+    with closing(sqlite3.connect(file)) as database:  # until now, all that there is may be in the write-ahead log
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     generator = random.Random(8)
     if how == "garbage":
         file.write_bytes(generator.randbytes(20_000))
@@ -116,3 +125,5 @@ def corrupt(file: Path, how: str) -> None:
         file.unlink()
         file.mkdir()
         (file / "precious").write_text("not ours")
+        return None
+    return file.read_bytes()

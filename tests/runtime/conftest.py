@@ -4,7 +4,6 @@ a classifier.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from clockwork import COSTS, World, clockwork
+from loading import module_at
 from numpy.typing import NDArray
 
 from engines.bundle import Bundle
@@ -35,21 +35,13 @@ def golden_folder() -> Path:
 @pytest.fixture(scope="session")
 def make_golden() -> ModuleType:
     """The generator of the golden files, as a module."""
-    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(GOLDEN / "make_golden.py")
 
 
 @pytest.fixture(scope="session")
 def onnx_writer() -> ModuleType:
     """The module that writes ONNX files, of the tests of engines."""
-    spec = importlib.util.spec_from_file_location("onnx_writer", GOLDEN.parent / "engines" / "onnx_writer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(GOLDEN.parent / "engines" / "onnx_writer.py")
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def same(one: Picture, other: Picture) -> bool:
 
 
 @given(images(), st.lists(shares, max_size=5), shares)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_picture_comes_back_from_any_cut_in_any_portions(
     tiny_codec: Codec, image: Image, splits: list[float], cut: float
 ) -> None:
@@ -68,7 +68,7 @@ def test_any_picture_comes_back_from_any_cut_in_any_portions(
 
 
 @given(images(), shares, st.integers(0, 7), shares)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_flipped_bit_is_refused_or_undone(
     tiny_codec: Codec, image: Image, place: float, bit: int, cut: float
 ) -> None:

@@ -54,24 +54,28 @@ def test_cancelling_frees_what_was_decoded(tiny_codec: Codec, golden: dict[str, 
 
 
 def test_work_under_way_ends(make_golden: ModuleType, golden: dict[str, bytes]) -> None:
-    """A call that is cancelled at any look at the clock raises, and leaves nothing behind."""
+    """A call that is cancelled at any look at the clock raises, unless its work is done, and leaves nothing behind."""
     clock, stream = Hook(), golden["frames"]
     with Codec.open(make_golden.HERE / "tiny", threads=1, clock=clock) as codec:
         clock.ticks = 0
         whole = fed(codec, stream)
         fed_ticks = clock.ticks
         whole.finish()
-        ended = 0
-        for at in range(1, clock.ticks + 1):
+        all_ticks = clock.ticks
+        late_feeds, late_finishes = [], []  # looks at which a call was cancelled that returned all the same
+        for at in range(1, all_ticks + 1):
             decoder = codec.decoder()
             clock.ticks, clock.at, clock.action = 0, at, decoder.cancel
             with pytest.raises(Cancelled):
                 decoder.feed(stream)
-                ended += clock.ticks >= fed_ticks
+                if clock.ticks >= at:
+                    late_feeds.append(at)
                 decoder.finish()
-                decoder.preview()  # cancelled at the very end: the picture was made
+                late_finishes.append(at)
+                decoder.preview()
             assert decoder._latents is None and decoder._parser.received == 0
-        assert 0 < ended < clock.ticks
+        assert late_feeds == list(range(fed_ticks - 4, fed_ticks + 1))  # its last slice had begun
+        assert late_finishes == [all_ticks]
 
 
 def test_another_thread_may_cancel(tiny_codec: Codec, golden: dict[str, bytes]) -> None:

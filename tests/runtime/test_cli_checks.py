@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundles import unpacked
+from bundles import rehash, unpacked
 from commands import printed, refusal, run
 from numpy.typing import NDArray
 
-from engines.bundle import Bundle, bundle_hash
+from engines.bundle import Bundle
 from engines.open import open_engine
 from runtime import Codec
 from runtime.cli.bench import TimedModel, ideal_code
@@ -102,22 +102,10 @@ def test_selfcheck_finds_a_network_with_other_outputs(capsys: Capture, tmp_path:
         answers = {name: file[name] for name in file.files}
     answers[f"0.{bundle.graphs['g_s'].outputs[0]}"][..., 0, 0] += 0.1
     np.savez(folder / answers_path, **answers)
-    _rewrite_manifest(folder)
+    rehash(folder)
     assert main(["selfcheck", str(folder), "--threads", "2", "--json"]) == 1
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in checks if not check["ok"]] == [f"{folder}: graph g_s"]
-
-
-def _rewrite_manifest(folder: Path) -> None:
-    import hashlib
-
-    manifest = json.loads((folder / "manifest.json").read_text())
-    files = {entry["path"]: (folder / entry["path"]).read_bytes() for entry in manifest["files"]}
-    for entry in manifest["files"]:
-        content = files[entry["path"]]
-        entry["size"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
-    manifest["bundle_hash"] = bundle_hash(files)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_golden_words_of_the_coder() -> None:

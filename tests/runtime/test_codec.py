@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import rehash
 
 import runtime
 import runtime.errors
@@ -27,18 +28,9 @@ def bundle(golden_folder: Path, tmp_path: Path) -> Path:
 
 def rewrite(folder: Path, files: dict[str, bytes] | None = None, **fields: Any) -> None:
     """Change files and manifest *fields* of the bundle, and make its hashes right again."""
-    from engines.bundle import bundle_hash, exact_id
-
-    manifest = json.loads((folder / "manifest.json").read_text()) | fields
     for path, content in (files or {}).items():
         (folder / path).write_bytes(content)
-    contents = {entry["path"]: (folder / entry["path"]).read_bytes() for entry in manifest["files"]}
-    for entry in manifest["files"]:
-        entry["size"] = len(contents[entry["path"]])
-        entry["sha256"] = hashlib.sha256(contents[entry["path"]]).hexdigest()
-    manifest["exact_id"] = exact_id({path: contents[path] for path in manifest["exact_files"]}).hex()
-    manifest["bundle_hash"] = bundle_hash(contents)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rehash(folder, **fields)
 
 
 def test_public_names_can_be_imported() -> None:

@@ -152,7 +152,7 @@ def test_prefix_without_head_segment_is_incomplete(codec: Codec, crop_stream: by
 
 
 @given(st.lists(st.integers(0, 7100), max_size=10), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_any_split_gives_the_same_symbols(
     tiny_codec: Codec, golden: dict[str, bytes], cuts: list[int], strict: bool
 ) -> None:

@@ -27,7 +27,7 @@ def with_body(stream: bytes, body: bytes) -> bytes:
 
 
 @given(st.integers(0, 8 * 6932 - 1), st.lists(st.integers(0, 7100), max_size=4))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_flipped_bit_in_the_body_takes_the_decoder_back_to_the_frames_start(
     tiny_codec: Codec, golden: dict[str, bytes], make_golden: ModuleType, bit: int, cuts: list[int]
 ) -> None:
@@ -124,7 +124,7 @@ def test_head_segment_that_no_encoder_writes_is_an_error(tiny_codec: Codec, make
 
 
 @given(st.integers(0, 2**32), st.integers(0, 6))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_body_that_no_encoder_writes_is_no_crash(
     tiny_codec: Codec, golden: dict[str, bytes], seed: int, ones: int
 ) -> None:
@@ -139,7 +139,6 @@ def test_body_that_no_encoder_writes_is_no_crash(
 
 
 @given(st.binary(max_size=400))
-@settings(deadline=None)
 def test_any_bytes_raise_only_errors_of_cutoff(tiny_codec: Codec, data: bytes) -> None:
     """Bytes that are no stream are refused by name."""
     with pytest.raises(CutoffError):
@@ -147,7 +146,7 @@ def test_any_bytes_raise_only_errors_of_cutoff(tiny_codec: Codec, data: bytes) -
 
 
 @given(st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 300), st.integers(0, 40))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_well_formed_stream_of_any_content_decodes_or_is_refused(
     tiny_codec: Codec, make_golden: ModuleType, seed: int, width: int, height: int, words: int
 ) -> None:

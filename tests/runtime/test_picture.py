@@ -70,7 +70,7 @@ def test_padded_size_is_the_next_multiple(height: int, width: int, stride: int) 
 
 
 @given(st.integers(1, 140), st.integers(1, 140), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_image_comes_back_from_its_tensor(height: int, width: int, grey: bool) -> None:
     """All levels survive the way to 0..1 and back."""
     image = random_image(height, width, grey=grey)

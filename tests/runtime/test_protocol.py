@@ -47,24 +47,29 @@ MESSAGES = [
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_what_is_written_is_read(message):
+    """Every kind of message comes back as it was, with and without what may be left out."""
     assert read_message(write_message(message)) == message
 
 
 @given(st.integers(0, MAX_SEQUENCE), st.integers(0, 2**32 - 1), st.binary(min_size=1, max_size=300))
 def test_chunks_of_any_content(sequence, offset, data):
+    """A chunk comes back as it was, whatever its bytes."""
     chunk = Chunk(sequence, offset, data)
     assert read_message(write_message(chunk)) == chunk
 
 
 def test_a_chunk_costs_thirteen_bytes_besides_its_data():
+    """Its kind, sequence and offset, and nothing else."""
     assert len(write_message(Chunk(1, 2, b"abc"))) == 13 + 3
 
 
 def test_keys_of_later_revisions_are_left_alone():
+    """A message with a key that nobody knows is read as if it were not there."""
     assert read_message('{"type":"ack","sequence":1,"bytes":2,"colour":"red"}') == Ack(1, 2)
 
 
 def test_integers_are_accepted_where_a_duration_is_asked_for():
+    """JSON of other languages writes 3.0 as 3."""
     assert read_message('{"type":"clock","sent_s":3}') == Clock(3.0)
 
 
@@ -94,16 +99,19 @@ def test_integers_are_accepted_where_a_duration_is_asked_for():
     ],
 )
 def test_everything_else_is_refused(data, complaint):
+    """One error says what is wrong: no JSON, no known type, a field that is missing, wrong or too large."""
     with pytest.raises(ProtocolError, match=complaint):
         read_message(data)
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200))
 def test_nothing_but_protocol_errors_comes_of_garbage(data):
+    """Whatever text or bytes come, reading them gives a message or a ProtocolError."""
     with contextlib.suppress(ProtocolError):
         read_message(data)
 
 
 def test_what_no_reader_takes_is_not_written():
-    with pytest.raises(ValueError):
+    """A number that is none is an error of whoever writes it, and never goes over the wire."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_message(Clock(math.nan))

@@ -25,13 +25,15 @@ class Machine:
     def __init__(self, world: World) -> None:
         self.world, self.slower, self._random = world, 1.0, np.random.default_rng(2026)
 
-    def frame(self, left_s: float, stall_s: float = 0.0) -> Picture:
-        """Wait for `finish_by` and finish; g_s stalls for *stall_s*."""
+    def frame(self, left_s: float, stall_s: float = 0.0, *, prepared: bool = False) -> Picture:
+        """Wait for `finish_by` and finish; g_s stalls for *stall_s*. With *prepared*, the wait makes a preview."""
         for role, seconds in USUAL.items():
             spread = float(self._random.lognormal(0.0, 0.05))
             self.world.takes[role] = self.slower * seconds * spread + (stall_s if role == "g_s" else 0.0)
         decoder = self.world.codec.decoder(self.world.deadline(left_s))
         decoder.feed(self.world.stream[: len(self.world.stream) // 2])
+        if prepared:
+            decoder.prepare()
         finish_by = decoder.finish_by()
         assert finish_by is not None
         self.world.now = max(self.world.now, finish_by) + float(self._random.exponential(0.0001))
@@ -73,10 +75,20 @@ def test_tight_frames_are_previews_in_time(machine: Machine) -> None:
 
 
 def test_a_stall_is_one_preview_and_nothing_else(machine: Machine) -> None:
-    """A frame on which g_s hangs is answered by a preview where there is time for one; those after it as ever."""
+    """A frame on which g_s hangs is answered in time by the preview that the wait had made; those after it as ever."""
+    machine.frames(50, ROOMY_S)
+    hung = machine.frame(0.200, stall_s=5.0, prepared=True)
+    assert not hung.missed and hung.skipped == ("g_s", "preview") and hung.image is not None
+    after = machine.frames(100, ROOMY_S)
+    assert full(after) >= 95 and not any(picture.missed for picture in after)
+
+
+def test_a_stall_without_a_preview_is_one_late_picture(machine: Machine) -> None:
+    """Where nothing was prepared, a run that nearly always is in time goes to its end: full, and late, and just one."""
     machine.frames(50, ROOMY_S)
     hung = machine.frame(0.200, stall_s=5.0)
-    assert hung.missed is False or hung.skipped == ()
+    assert hung.missed and hung.skipped == () and hung.image is not None
+    assert hung.margin_ms is not None and -5000 < hung.margin_ms < -4900
     after = machine.frames(100, ROOMY_S)
     assert full(after) >= 95 and not any(picture.missed for picture in after)
 

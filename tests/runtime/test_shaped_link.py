@@ -263,15 +263,34 @@ def test_silence_loses_nothing() -> None:
 
 
 def test_a_trace_can_begin_again() -> None:
-    """A stall that would last for a minute is over; what waited in it goes on as it would have."""
+    """A stall that would last longer than anybody waits is over."""
 
     async def work(link: ShapedLink, port: int) -> None:
-        await asyncio.sleep(0.05)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        link._began -= 30.0  # the middle of the stall
         link.rewind()
         await asyncio.sleep(0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"one")
         assert await reader.readexactly(3) == b"one"
+        writer.close()
+        await writer.wait_closed()
+
+    through(work, Trace(Stretch(1.0, 1e7), Stretch(60, 0)))
+
+
+def test_what_waits_in_a_stall_still_does_when_the_trace_begins_again() -> None:
+    """It arrives, and not before the stall that it met would have ended."""
+
+    async def work(link: ShapedLink, port: int) -> None:
+        link._began -= 60.5  # half a second is left of the stall
+        stall_ends = link._began + 61
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"one")
+        while link.up.sent < 3:
+            await asyncio.sleep(0.001)
+        link.rewind()
+        assert await reader.readexactly(3) == b"one"
+        assert asyncio.get_running_loop().time() >= stall_ends
         writer.close()
         await writer.wait_closed()
 

@@ -219,7 +219,6 @@ def test_header_and_framing_stay_small(stream: bytes) -> None:
     st.lists(st.integers(0, 5500), max_size=8),
     st.integers(-1, 5500),
 )
-@settings(deadline=None)
 def test_any_split_gives_the_same_state(head_bytes: int, body_bytes: int, cuts: list[int], damage: int) -> None:
     """After every portion the state is that of all bytes so far at once, damage in the body included."""
     stream = bytearray(made(head_bytes, body_bytes))
@@ -297,7 +296,6 @@ def test_damaged_frame_ends_the_body_at_its_start(position: int, good: int) -> N
 
 
 @given(st.sampled_from([0, 4, 2048, 2052, 5000]), st.integers(0, 5200))
-@settings(deadline=None)
 def test_trimmed_stream_is_valid_and_no_longer_than_asked(body_bytes: int, size: int) -> None:
     """A trimmed stream fits, holds the body's beginning, and says that it was cut; trimming again changes nothing."""
     stream = made(12, body_bytes)
@@ -317,7 +315,6 @@ def test_trimmed_stream_is_valid_and_no_longer_than_asked(body_bytes: int, size:
 
 
 @given(st.integers(46, 5200), st.integers(46, 5200))
-@settings(deadline=None)
 def test_trimming_twice_is_trimming_to_the_smaller_size(first: int, second: int) -> None:
     """A store may shrink a stream step by step and lose nothing by it."""
     stream = made(12, 5000)
@@ -339,7 +336,6 @@ def test_prefix_is_trimmed_to_what_is_verified(extra: int, kept: int) -> None:
 
 
 @given(st.integers(0, 5012), st.integers(46, 5200), st.integers(0, 8 * 5012 - 1))
-@settings(deadline=None)
 def test_trimming_verifies_nothing_that_was_not(extra: int, size: int, bit: int) -> None:
     """Of a prefix with a flipped bit, trimming either finds the damage or keeps none of it."""
     stream = bytearray(made(12, 5000))
@@ -374,7 +370,7 @@ def test_trimming_minds_the_limits() -> None:
 
 
 @given(st.integers(0, 7000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_trimmed_stream_decodes_like_the_prefix(
     tiny_codec: Codec, frames_stream: bytes, make_golden: ModuleType, extra: int
 ) -> None:

@@ -33,12 +33,6 @@ def engines_of(report: Any) -> dict[str, Any]:
     return {engine["engine"]: engine for engine in report["engines"]}
 
 
-@pytest.fixture
-def no_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
-
-
 def test_machine_with_nothing_but_a_cpu(no_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Everything that is here works; what is not is named; a table says the same."""
     status, report = examined(tmp_path)

@@ -9,19 +9,12 @@ from typing import Any
 
 import pytest
 
-from engines import cuda_driver
 from engines.plan_cache import PlanCache
 from runtime.cli.main import main
 
 TINY = str(Path(__file__).parents[2] / "golden" / "tiny")
 CPU_ONLY = ["CPUExecutionProvider"]
 Install = Callable[..., Any]
-
-
-@pytest.fixture
-def no_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_driver, "_opened", [])
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libcuda-that-is-not-there.so.1")
 
 
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:

@@ -249,7 +249,6 @@ def test_carry_runs_through_held_words(carry: bool) -> None:
 
 
 @given(messages())
-@settings(deadline=None)
 def test_any_message_codes_like_the_plain_coder_and_comes_back(message: Message) -> None:
     """Words are those of the plain coder; as a whole code or a prefix of something longer they give the trits back."""
     coded = Coded(message)
@@ -262,7 +261,6 @@ def test_any_message_codes_like_the_plain_coder_and_comes_back(message: Message)
 
 
 @given(messages(), st.data())
-@settings(deadline=None)
 def test_encoding_in_portions_gives_the_same_code(message: Message, data: st.DataObject) -> None:
     """The code depends on the trits, not on how they were handed over; twice the same."""
     coded = Coded(message)
@@ -301,7 +299,6 @@ def test_typical_cut_loses_less_than_one_byte(coded: Coded) -> None:
 
 
 @given(messages(), st.data())
-@settings(deadline=None)
 def test_any_cut_of_any_message_gives_the_trusted_trits(message: Message, data: st.DataObject) -> None:
     """The rule holds for improbable messages as well."""
     coded = Coded(message)
@@ -310,7 +307,7 @@ def test_any_cut_of_any_message_gives_the_trusted_trits(message: Message, data: 
 
 
 @given(st.lists(st.integers(0, 600), max_size=12), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_split_of_the_bytes_gives_the_same_trits(coded: Coded, cuts: list[int], whole: bool) -> None:
     """Portions of any size give, after each of them, the trits that all bytes so far give at once."""
     bounds = [0, *sorted(min(cut, len(coded.code)) for cut in cuts), len(coded.code)]
@@ -374,7 +371,6 @@ def test_code_of_ones_has_no_trit(whole: bool) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-@settings(deadline=None)
 def test_any_bytes_decode_without_an_exception(code: bytes, split: int) -> None:
     """Whatever bytes come: a whole code gives what the plain decoder finds before the point that no encoder writes."""
     message = message_of(5, 400, random_rows(5, 10))

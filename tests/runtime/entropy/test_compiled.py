@@ -71,25 +71,10 @@ def deep_tables(seed: int, depths: tuple[int, ...] = (0, 1, 2, 3, 4, 6)) -> Tabl
     )
 
 
-@pytest.fixture(scope="module")
-def kernel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where this module's machine code goes."""
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.fixture(scope="module", params=["compiled", "plain"])
 def make_coder(request: pytest.FixtureRequest, kernel_folder: Path) -> MakeCoder:
     """The kernels compiled, and as Python runs them."""
     kernels = load_kernels(kernel_folder) if request.param == "compiled" else plain_kernels()
-    return lambda tables: CompiledCoder(tables, kernels)
-
-
-@pytest.fixture(scope="module")
-def make_compiled(kernel_folder: Path) -> MakeCoder:
-    """The compiled kernels alone, for what takes Python too long."""
-    kernels = load_kernels(kernel_folder)
-    if kernels.name != "compiled":
-        pytest.skip("numba is told not to compile")
     return lambda tables: CompiledCoder(tables, kernels)
 
 
@@ -114,7 +99,6 @@ def test_an_empty_code_has_no_words(make_coder: MakeCoder) -> None:
 
 
 @given(message=st.lists(st.tuples(rows_of_frequencies(), st.integers(0, 2)), max_size=60))
-@settings(deadline=None)
 def test_writes_the_words_of_constriction(
     make_coder: MakeCoder, message: list[tuple[tuple[int, int, int], int]]
 ) -> None:
@@ -194,7 +178,7 @@ def every_cut_alike(coder: Coder, tables: Tables, trits: Ints, rows: Ints, cuts:
 
 
 @given(seed=st.integers(0, 1 << 32), size=st.integers(0, 120))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_determines_what_constriction_determines_at_every_cut(make_coder: MakeCoder, seed: int, size: int) -> None:
     tables, trits, rows = random_message(seed, size, 10)
     every_cut_alike(make_coder(tables), tables, trits, rows)
@@ -219,7 +203,6 @@ def test_determines_what_constriction_determines_in_long_codes(make_compiled: Ma
     portions=st.lists(st.integers(0, 13), max_size=30),
     wanted=st.lists(st.integers(0, 40), min_size=1, max_size=8),
 )
-@settings(deadline=None)
 def test_any_portions_of_bytes_and_trits_give_the_same(
     make_coder: MakeCoder, seed: int, portions: list[int], wanted: list[int]
 ) -> None:
@@ -263,7 +246,6 @@ def test_bytes_read_are_exact(make_coder: MakeCoder) -> None:
 
 
 @given(garbage=st.binary(max_size=64), whole=st.booleans())
-@settings(deadline=None)
 def test_garbage_stops_the_decoder_where_it_stops_constriction(
     make_coder: MakeCoder, garbage: bytes, whole: bool
 ) -> None:
@@ -298,7 +280,7 @@ def random_symbols(tables: Tables, seed: int, size: int) -> tuple[NDArray[np.uin
 
 
 @given(seed=st.integers(0, 1 << 32), size=st.integers(0, 300))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_orders_as_numpys_stable_sort_does(make_coder: MakeCoder, seed: int, size: int) -> None:
     """Every plane: the same elements in the same order with the same rows, of the same types."""
     tables = deep_tables(seed)
@@ -314,7 +296,7 @@ def test_orders_as_numpys_stable_sort_does(make_coder: MakeCoder, seed: int, siz
 
 
 @given(seed=st.integers(0, 1 << 32), size=st.integers(0, 200), most=st.sampled_from([1, 7, 64, 1000]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_steps_are_coded_as_constriction_codes_them(make_coder: MakeCoder, seed: int, size: int, most: int) -> None:
     """Steps in portions: the same code, falls of variance, sizes on the way, and symbols."""
     tables = deep_tables(seed)

@@ -193,7 +193,7 @@ def test_field_without_trits_has_no_steps(tiny_tables: Tables) -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_steps_depend_on_earlier_trits_only(tiny_tables: Tables, seed: int, place: int) -> None:
     """Two fields that differ below some place have the same steps down to that place, orders and rows included."""
     field = random_field(tiny_tables, seed, 200)
@@ -211,7 +211,7 @@ def test_steps_depend_on_earlier_trits_only(tiny_tables: Tables, seed: int, plac
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 200), max_size=6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_receiving_in_portions_is_receiving_at_once(tiny_tables: Tables, seed: int, cuts: list[int]) -> None:
     """Portions of any size, empty ones too, leave the same nodes, and `complete` tells the end."""
     at_once, in_portions = (random_field(tiny_tables, seed, 150) for _ in range(2))
@@ -226,7 +226,7 @@ def test_receiving_in_portions_is_receiving_at_once(tiny_tables: Tables, seed: i
 
 
 @given(st.integers(0, 2**32), st.integers(0, 400), st.sampled_from([trit_planes, in_array_order]))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_decoder_walks_the_plan_that_the_encoder_walked(tiny_tables: Tables, seed: int, size: int, plan: Plan) -> None:
     """Coder and plan together give every symbol back, and the same code when done twice."""
     codes = []

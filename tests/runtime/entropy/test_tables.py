@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loading import module_at
 from numpy.typing import NDArray
 
 from runtime.entropy.tables import MEAN_UNIT, TOTAL_BITS, Tables
@@ -124,11 +124,7 @@ def test_pickled_array_is_refused(tiny_tables: Tables) -> None:
 
 def test_golden_tables_are_what_their_generator_makes(tiny_tables: Tables, golden_folder: Path) -> None:
     """Exact arithmetic gives the tables on file, on every machine."""
-    spec = importlib.util.spec_from_file_location("tiny_bundle", golden_folder / "tiny_bundle.py")
-    assert spec is not None and spec.loader is not None
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
-    made = generator.make_tables()
+    made = module_at(golden_folder / "tiny_bundle.py").make_tables()
     for name in KINDS:
         assert (getattr(made, name) == getattr(tiny_tables, name)).all()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
 
 import httpx
@@ -15,6 +18,7 @@ import PIL.Image
 import pytest
 from serving import PATIENCE_S, Running, serving
 
+from runtime.serve import worker
 from runtime.serve.settings import LimitSettings
 
 GATE = "gate-0123456789abcdef"
@@ -76,25 +80,18 @@ def test_chunks_without_a_length(post, tiny_stream):
     assert answer.json()["bytes"] == len(tiny_stream)
 
 
-def test_a_deadline_ends_an_upload(post, tiny_stream):
-    """What arrived by the deadline is decoded; the rest is not awaited."""
-    end = threading.Event()
-
-    def body() -> Iterator[bytes]:
-        yield tiny_stream[:300]
-        end.wait(PATIENCE_S)  # until the answer is there
-
-    def give_up() -> None:
-        end.set()
-
-    timer = threading.Timer(1.0, give_up)
-    timer.start()
-    try:
-        answer = post(body(), "?deadline_ms=400")
-    finally:
-        timer.cancel()
-    assert answer.status_code in (200, 504)  # 504 only on a machine that stood still
-    assert answer.json()["received"] == 300
+def test_a_deadline_ends_an_upload(http_server, tiny_stream, monkeypatch):
+    """What arrived by the deadline is decoded and answered as any picture; the rest is not awaited."""
+    monkeypatch.setattr(worker, "_SEND_S", 0.5)  # kept before the deadline, so that busy machines are in time, too
+    connection = HTTPConnection("127.0.0.1", http_server.port, timeout=PATIENCE_S)
+    with closing(connection):
+        headers = HEADERS | {"Content-Length": str(len(tiny_stream))}
+        connection.request("POST", "/v1/decode?deadline_ms=2000", tiny_stream[:300], headers)
+        answer = connection.getresponse()
+        facts = json.load(answer)
+    assert answer.status == 200 and facts["status"] in ("ok", "preview") and not facts["complete"]
+    assert facts["received"] == facts["bytes"] == 300
+    assert 0 <= facts["margin_ms"] < 1000
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89CUT", b"no stream at all, but long enough for a header"])

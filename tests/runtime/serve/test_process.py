@@ -1,8 +1,7 @@
-"""`cutoff serve` as a process: killed, ended, over TLS, and with a disk that is full."""
+"""`cutoff serve` as a process: killed, ended, and over TLS."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -97,25 +96,3 @@ def test_tls(tmp_path, tiny_codec, tiny_stream):
         gate.greet()
         gate.send(Frame(1, len(tiny_stream), None, None, 1e9), Chunk(1, 0, tiny_stream))
         assert gate.until(Result).status == "ok"
-
-
-def test_a_full_disk_is_said_and_the_server_goes_on(running, camera, tiny_stream, monkeypatch):
-    """Answers come all the same, as not stored; once there is room, the same frame can be stored."""
-
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    gate = camera()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
-        result = gate.until(Result)
-        assert (result.status, result.stored) == ("ok", False)
-        gate.send(Frame(2, len(tiny_stream), None, None, 1e9), Chunk(2, 0, tiny_stream))
-        assert not gate.until(Result).stored
-    assert running.server.metrics.store_errors._value.get() >= 2
-    gate.send(Frame(1, len(tiny_stream), None, None, 1e9))
-    held = gate.until(Ack).bytes
-    if held < len(tiny_stream):
-        gate.send(Chunk(1, held, tiny_stream[held:]))
-    assert gate.until(Result).stored

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import os
 import threading
 from typing import ClassVar
 
@@ -27,6 +29,7 @@ from runtime.protocol import (
     read_message,
     write_message,
 )
+from runtime.serve import worker
 from runtime.serve.session import Session
 
 GATE, YARD = "gate-0123456789abcdef", "yard-0123456789abcdef"
@@ -61,13 +64,14 @@ def test_a_whole_stream_is_answered_before_its_deadline(camera, tiny_stream):
     assert result.margin_ms > 1000 * LONG_S / 2
 
 
-def test_a_cut_frame_is_answered_at_its_deadline(camera, tiny_stream):
+def test_a_cut_frame_is_answered_at_its_deadline(camera, tiny_stream, monkeypatch):
     """The camera never says that nothing more comes; the answer does not wait for that."""
+    monkeypatch.setattr(worker, "_SEND_S", 0.5)  # kept before the deadline, so that busy machines are in time, too
     gate = camera()
-    gate.send(Frame(1, len(tiny_stream), None, 0.5, 1e9), Chunk(1, 0, tiny_stream[:250]))
+    gate.send(Frame(1, len(tiny_stream), None, 2.0, 1e9), Chunk(1, 0, tiny_stream[:250]))
     result = gate.until(Result)
-    assert result.status in ("ok", "preview", "missed")  # the last only on a machine that stood still
-    assert result.bytes in (250, 0)
+    assert result.bytes == 250 and result.status in ("ok", "preview")
+    assert 0 <= result.margin_ms < 1000
 
 
 def test_frames_mixed_in_one_connection(camera, tiny_stream):
@@ -153,6 +157,28 @@ def test_reopened_without_news_gets_its_former_result(camera, tiny_stream):
     gate.send(Frame(1, len(tiny_stream), None, None, 1e9), End(1, 0))
     again = gate.until(Result)
     assert (again.status, again.bytes, again.steps) == (first.status, first.bytes, first.steps)
+
+
+def test_a_full_disk_is_said_and_the_server_goes_on(running, camera, tiny_stream, monkeypatch):
+    """Answers come all the same, as not stored; once there is room, the same frame can be stored."""
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    gate = camera()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
+        result = gate.until(Result)
+        assert (result.status, result.stored) == ("ok", False)
+        gate.send(Frame(2, len(tiny_stream), None, None, 1e9), Chunk(2, 0, tiny_stream))
+        assert not gate.until(Result).stored
+    assert running.server.metrics.store_errors._value.get() >= 2
+    gate.send(Frame(1, len(tiny_stream), None, None, 1e9))
+    held = gate.until(Ack).bytes
+    if held < len(tiny_stream):
+        gate.send(Chunk(1, held, tiny_stream[held:]))
+    assert gate.until(Result).stored
 
 
 def test_a_former_result_says_what_is_stored_by_now(running, camera, tiny_stream):

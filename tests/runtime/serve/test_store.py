@@ -113,7 +113,7 @@ def test_an_empty_frame_is_a_row_without_a_file(store, tmp_path):
     assert store.stream(store.frame("gate", 1)) is None and files(tmp_path / "store") == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=12))
 def test_what_is_open_again_is_what_was_kept(tmp_path_factory, steps):
     """Closing and opening changes nothing; every row has its file, every file its row, and the sum is right."""
