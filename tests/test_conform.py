@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import conform
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,18 +35,7 @@ sys.exit("not a stream")
 
 
 @pytest.fixture(scope="module")
-def conform() -> ModuleType:
-    """The kit, as a module."""
-    spec = importlib.util.spec_from_file_location("conform", KIT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["conform"] = module  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def cases(conform: ModuleType) -> dict[str, Any]:
+def cases() -> dict[str, Any]:
     return {case.name: case for case in conform.read_cases()}
 
 
@@ -101,15 +89,13 @@ def test_wrong_decoder_fails(tmp_path: Path) -> None:
         ("not-a-stream", "pass", None),
     ],
 )
-def test_verdicts(
-    conform: ModuleType, cases: dict[str, Any], tmp_path: Path, name: str, change: str, fault: str | None
-) -> None:
+def test_verdicts(cases: dict[str, Any], tmp_path: Path, name: str, change: str, fault: str | None) -> None:
     """What may differ does not fail, what must not does, with a reason."""
     found = conform.run(cases[name], double(tmp_path, change), ".png", 2.0 if "sleep" in change else 60.0)
     assert found is None if fault is None else found is not None and found.startswith(fault)
 
 
-def test_accepting_the_invalid_fails(conform: ModuleType, cases: dict[str, Any], tmp_path: Path) -> None:
+def test_accepting_the_invalid_fails(cases: dict[str, Any], tmp_path: Path) -> None:
     """A picture of what is no stream is the worst answer; a refusal that leaves one is no better."""
     missing = tmp_path / "missing.png"
     picture = tmp_path / "picture.png"
@@ -123,7 +109,7 @@ def test_accepting_the_invalid_fails(conform: ModuleType, cases: dict[str, Any],
             assert conform.fault_of(case, conform.Outcome(1, "", missing, Path())) is None
 
 
-def test_damaged_streams_may_be_refused(conform: ModuleType, cases: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_streams_may_be_refused(cases: dict[str, Any], tmp_path: Path) -> None:
     """As strict decoders do; what must not be is the picture of the damaged bytes."""
     refused = conform.Outcome(1, "damaged", tmp_path / "missing.png", Path())
     (tmp_path / "grey.png").write_bytes(b"")
@@ -136,9 +122,7 @@ def test_damaged_streams_may_be_refused(conform: ModuleType, cases: dict[str, An
     assert "was refused" in conform.fault_of(cases["frames"], refused)
 
 
-def test_symbols_are_compared_where_the_command_offers_them(
-    conform: ModuleType, cases: dict[str, Any], tmp_path: Path
-) -> None:
+def test_symbols_are_compared_where_the_command_offers_them(cases: dict[str, Any], tmp_path: Path) -> None:
     """The right ones pass; one that differs, or a file that is none, fails."""
     from runtime import Codec
 
