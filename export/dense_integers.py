@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor
 
+from export.finite import require_finite
 from export.integers import (
     ACCUMULATOR,
     ACTIVATION_BITS,
@@ -102,9 +103,14 @@ def dense_integer_graph(
         heads: in the order of the graph's outputs: mu, if the graph is to have one, and the sigma code, linear in the
             standard deviation.
         samples: float32 (1, C, h, w) each, symbols of z: what activation ranges are measured on.
+
+    Raises:
+        UsageError: weights or activations are not finite, or results are too small a part of their sums.
     """
+    require_finite(f"weights of {role}", network.state_dict())
     layers: list[DenseLayer] = list(network.layers)  # type: ignore[arg-type]
     largest = _measured_ranges(network, layers, samples)
+    require_finite(f"activations of {role}", {f"layer {index}": values for index, values in enumerate(largest)})
     chain = _Chain()
     values = _with_median(chain, network, given, _activation_bits(layers[0]))
     enlarged = 1
@@ -353,7 +359,13 @@ def _value_layer(sums: _Sums, signs: Floats, target: Integers, low: int, high: i
     weight = weight * 2.0 ** np.maximum(0, -shift)[:, :, None]
     shift = np.maximum(shift, 0)
     half = np.floor(2.0 ** (shift - 1.0))
-    reach = (np.abs(weight) * sums.limit[:, None, :]).sum(axis=2) + half
+    total = (np.abs(weight) * sums.limit[:, None, :]).sum(axis=2)
+    # A channel that is all but dead has sums so fine that no accumulator holds half a unit of its result. What never
+    # reaches that half is 0.
+    dead = (total + half >= ACCUMULATOR) & (total <= half)
+    for values in (weight, shift, half, total):
+        values[dead] = 0
+    reach = total + half
     if not reach.max() < ACCUMULATOR:
         raise UsageError("h_s cannot be made exact: its results are too small a part of the sums they are made of")
     return IntegerLayer(

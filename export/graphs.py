@@ -29,7 +29,8 @@ TOLERANCE = 2e-4  # largest difference between ONNX Runtime and torch, relative 
 class FreeGraph:
     """A network to export: its inputs by name, with an example of each (batch of two) and the stride of the sizes.
 
-    An input whose example is one position large always is; see `engines.tiles`.
+    An input whose example is one position large always is; see `engines.tiles`. *ends* names the inputs, if there are
+    such, that are the lower and the upper end of what comes out.
     """
 
     role: str
@@ -37,6 +38,7 @@ class FreeGraph:
     inputs: dict[str, Tensor]
     output: str
     stride: int
+    ends: tuple[str, str] | None = None
 
 
 def export_graph(graph: FreeGraph) -> bytes:

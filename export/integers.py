@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from export.finite import require_finite
 from export.networks.blocks import DepthToSpace
 from export.networks.edge import HIDDEN_LIMIT
 from export.tables import CODE_UNIT
@@ -32,7 +33,7 @@ from runtime.entropy.tables import MEAN_UNIT
 OPSET = 18
 ACCUMULATOR = 2**24
 ACTIVATION_BITS = 12
-LARGEST_WEIGHT = 2**11 - 1  # integers up to 2^11 are exact in every reduced-precision multiplier
+LARGEST_WEIGHT = 2**11 - 1  # exact in the multipliers of FP16 and TF32, which hold 2^11; not in those of bfloat16: 2^8
 MU_LIMIT = 2**15 - 1
 CODE_LIMIT = 2**10 - 1
 Z_LIMIT = 364  # what the z tables can express
@@ -99,9 +100,14 @@ def integer_graph(
 
     Returns:
         The graph from *given* (1, C, h, w) to the heads, and log2 of every layer's largest accumulator by name.
+
+    Raises:
+        UsageError: weights, or activations that were measured, are not finite.
     """
+    require_finite(f"weights of {role}", network.state_dict())
     chain: list[Any] = list(cast(nn.ModuleList, network.layers))
     largest = _measured_ranges(chain, samples)
+    require_finite(f"activations of {role}", {f"layer {index}": values for index, values in largest.items()})
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, NDArray[np.float32]] = {}
     proof = {}

@@ -2,7 +2,7 @@
 
 Weights are rounded to what bundles hold before anything is made of them, so that a bundle compresses well: those of
 free graphs to eight bits behind the point, on residual branches, in h_a and in context networks to five; those of
-exact graphs, which become integers, to float16; those of priors, which become tables, not at all. (Five bits on the
+h_s and mutual, which become integers, to float16; those of priors, which become tables, not at all. (Five bits on the
 path that carries brightness cost 0.7 dB, on branches nothing that can be measured.) What a bundle holds already is not
 stored again: the file says where it is.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import bz2
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +26,16 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from engines.bundle import Bundle
+from export.finite import require_finite
 from export.training.checkpoint import load_checkpoint, newest_checkpoint
 from export.training.config import TrainingSettings
 from export.training.families import make_family
 from runtime.errors import BundleError, OutputError, UsageError
 from runtime.settings import load_settings
 
-EXACT_ROLES = ("h_s", "h_s_scalable", "mutual")
 _PRIORS = ("prior", "prior_scalable")
+# Rounded to float16 and no further. Not all that becomes exact graphs: crr is rounded as context networks are.
+_HALVES = ("h_s", "h_s_scalable", "mutual")
 _COARSE = ("h_a", "h_a_scalable", "crr", "cdr")
 _FREE_BITS, _BRANCH_BITS = 8, 5
 _HALF_BITS = 10
@@ -49,10 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the weights and say how long they were trained."""
+    out = Path(os.path.realpath(arguments.out))
+    if os.path.isdir(out):
+        raise OutputError(f"{arguments.out} is a folder; --out names a file")
     settings = load_settings(TrainingSettings, arguments.config)
     weights, steps = averaged_weights(settings, arguments.run or Path("runs") / settings.name)
     left_out = set(arguments.leave_out)
-    stored = {k: _stored(k, v) for k, v in weights.items() if k.partition(".")[0] not in left_out}
+    roles = {name.partition(".")[0] for name in (*weights, *make_family(settings).networks.state_dict())}
+    if unknown := sorted(left_out - roles):
+        raise UsageError(f"there is no {', '.join(unknown)} to leave out; there are {', '.join(sorted(roles))}")
+    stored = {k: as_stored(k, v) for k, v in weights.items() if k.partition(".")[0] not in left_out}
+    require_finite("weights as a file holds them", stored)
     metadata = {"steps": json.dumps(steps)}
     if arguments.bundle is not None:
         bundle = Bundle.open(arguments.bundle)
@@ -63,14 +74,21 @@ def run(arguments: argparse.Namespace) -> None:
             "bundle_hash": bundle.bundle_hash,
             "in_bundle": json.dumps(places),
         }
+    content = bz2.compress(save(stored, metadata))
+    _write(out, content)
+    print(json.dumps({"weights": str(arguments.out), "bytes": len(content), "trained_steps": steps}))
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = arguments.out.with_name(f".{arguments.out.name}.partial")
-        partial.write_bytes(bz2.compress(save(stored, metadata)))
-        partial.replace(arguments.out)
-    except (OSError, SafetensorError) as fault:
-        raise OutputError(f"{arguments.out}: {fault}") from fault
-    print(json.dumps({"weights": str(arguments.out), "bytes": arguments.out.stat().st_size, "trained_steps": steps}))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".weights-", dir=out.parent) as folder:
+            partial = Path(folder) / "file"
+            partial.write_bytes(content)
+            partial.replace(out)
+    except OSError as fault:
+        raise OutputError(f"{out}: {fault.strerror or fault}") from fault
 
 
 def _places_in(bundle: Bundle, stored: dict[str, Tensor]) -> dict[str, list[str]]:
@@ -96,17 +114,23 @@ def averaged_weights(settings: TrainingSettings, run_folder: Path) -> tuple[dict
     """Return a run's newest weights, averaged where a stage is under way, and the steps of every stage so far.
 
     Raises:
-        UsageError: the run has no checkpoint.
+        UsageError: the run has no checkpoint, or its newest one is damaged or in a stage that the settings do not have.
     """
     newest = newest_checkpoint(run_folder)
     if newest is None:
         raise UsageError(f"{run_folder} has no checkpoint; train first")
-    tensors, state = load_checkpoint(newest)
+    try:
+        tensors, state = load_checkpoint(newest)
+        stage, step = str(state["stage"]), int(state["stage_step"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as fault:
+        raise UsageError(f"{newest} is damaged: {fault!r}") from fault
+    if stage not in settings.stages:
+        raise UsageError(f"{newest} is in stage {stage!r}, which the settings do not have")
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
     names = list(settings.stages)
-    done = {name: settings.stages[name].steps for name in names[: names.index(state["stage"])]}
-    return weights, {**done, state["stage"]: state["stage_step"]}
+    done = {name: settings.stages[name].steps for name in names[: names.index(stage)]}
+    return weights, {**done, stage: step}
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -121,17 +145,16 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:
         tensors = {name: tensor.float() for name, tensor in load(content).items()}
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-        steps = json.loads(metadata.get("steps", "{}"))
-    except (OSError, EOFError, SafetensorError, ValueError) as fault:
-        raise UsageError(f"{file}: {fault}") from fault
-    if "in_bundle" in metadata:
-        try:
+        steps = {str(stage): int(count) for stage, count in json.loads(metadata.get("steps", "{}")).items()}
+        if "in_bundle" in metadata:
             bundle = Bundle.open(metadata["bundle"])
-        except BundleError as fault:
-            raise UsageError(f"{file}: {fault}") from fault
-        if bundle.bundle_hash != metadata["bundle_hash"]:
-            raise UsageError(f"{file}: the rest of these weights is in another version of bundle {bundle.name}")
-        tensors |= _from_bundle(bundle, json.loads(metadata["in_bundle"]))
+            if bundle.bundle_hash != metadata["bundle_hash"]:
+                raise UsageError(f"{file}: the rest of these weights is in another version of bundle {bundle.name}")
+            tensors |= _from_bundle(bundle, json.loads(metadata["in_bundle"]))
+    except (OSError, EOFError, SafetensorError, BundleError, ValueError) as fault:
+        raise UsageError(f"{file}: {fault}") from fault
+    except (AttributeError, KeyError, TypeError) as fault:  # JSON of another form
+        raise UsageError(f"{file}: its metadata are not those of a weights file: {fault!r}") from fault
     return tensors, steps
 
 
@@ -150,10 +173,11 @@ def networks_with(settings: TrainingSettings, weights: dict[str, Tensor]) -> nn.
     `absent` of what is returned.
 
     Raises:
-        UsageError: the weights are of other networks.
+        UsageError: the weights are of other networks, or not finite.
     """
     networks = make_family(settings).networks
-    found = {k: _stored(k, v).float() for k, v in weights.items()}
+    found = {k: as_stored(k, v).float() for k, v in weights.items()}
+    require_finite("weights as a file holds them", found)
     absent = set(getattr(networks, "optional_roles", ())) - {name.partition(".")[0] for name in found}
     found |= {k: v for k, v in networks.state_dict().items() if k.partition(".")[0] in absent}
     if absent:
@@ -165,12 +189,13 @@ def networks_with(settings: TrainingSettings, weights: dict[str, Tensor]) -> nn.
     return networks.eval()
 
 
-def _stored(name: str, tensor: Tensor) -> Tensor:
+def as_stored(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor as a weights file holds it: float16, or float32 where it becomes a table."""
     role = name.partition(".")[0]
     if role in _PRIORS:
         return tensor.contiguous()
     half = tensor.to(torch.float16).contiguous()
-    if role in EXACT_ROLES:
+    if role in _HALVES:
         return half
     coarse = role in _COARSE or "blocks" in name or "branch" in name
     return _rounded(half, _BRANCH_BITS if coarse else _FREE_BITS)

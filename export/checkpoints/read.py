@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from export.finite import listed, require_finite
 from runtime.errors import UsageError
 
 _NESTED = ("state_dict", "model_state_dict", "model")  # where training code puts the tensors
@@ -34,13 +35,11 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
             break
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UsageError(f"{file}: no state dict; it holds {_listed([str(key) for key in content])}")
+        raise UsageError(f"{file}: no state dict; it holds {listed(map(str, content))}")
     for wrapper in ("module.", "model."):  # of data parallel training, of Lightning
         if all(name.startswith(wrapper) for name in tensors):
             tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise UsageError(f"{file}: not all values are finite in {_listed(broken)}")
+    require_finite(str(file), tensors)
     return {name: value.detach().float() if value.is_floating_point() else value for name, value in tensors.items()}
 
 
@@ -64,8 +63,3 @@ def _pickled(file: Path) -> Mapping[str, object]:
     if not isinstance(content, Mapping):
         raise UsageError(f"{file}: holds a {type(content).__name__}, not a state dict")
     return content
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:8])
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "nothing"

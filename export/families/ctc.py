@@ -43,8 +43,8 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
     Args:
         pictures: uint8 (3, H, W); activation ranges and rates are measured on them.
     """
-    if networks.absent and networks.options.refined <= MOST_TRITS:
-        raise UsageError(f"these weights are without {', '.join(networks.absent)}: train its stage first")
+    if lacking := shipped_roles(networks, "cuts") & networks.absent:
+        raise UsageError(f"these weights are without {', '.join(sorted(lacking))}: train its stage first")
     inputs = [cropped(p, Z_STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]
@@ -80,13 +80,20 @@ def export_ctc(networks: Ctc, settings: TrainingSettings, pictures: list[Tensor]
         add_free_graph(content, graph)
     if options.refined <= MOST_TRITS:
         between = {"lower": y - deviation, "upper": y + 2 * deviation}
-        add_free_graph(content, FreeGraph("cdr", networks.cdr, known | between, "refined", 4))
+        add_free_graph(content, FreeGraph("cdr", networks.cdr, known | between, "refined", 4, ("lower", "upper")))
     content.measured = rate_costs(h_s, tables, sigma_code_of(networks.h_s), measuring, inputs[1::2])
     if options.segments:
         crr = _add_crr(content, networks, tables, calibration)
         content.measured |= _context_savings(content, networks, tables, (h_s, crr), measuring)
     content.settings |= measured_errors(content, settings, pictures[1::4])
     return content
+
+
+def shipped_roles(networks: Ctc, synthesis: str) -> set[str]:
+    """Return the roles whose weights are in a bundle; there is one decoder."""
+    options = networks.options
+    always = {"g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview"}
+    return always | ({"crr"} if options.segments else set()) | ({"cdr"} if options.refined <= MOST_TRITS else set())
 
 
 def _add_crr(content: BundleContent, networks: Ctc, tables: Tables, calibration: list[Latents]) -> OnnxRuntimeCpu:
@@ -140,12 +147,12 @@ def _context_savings(
 def _bits_by_place(
     content: BundleContent, tables: Tables, run: RunGraph, h_s: OnnxRuntimeCpu, one: Latents, *, rows: bool
 ) -> np.ndarray:
-    """Return the bits of every place's trits, float64 (7,): with context, or by the rows of their nodes."""
+    """Return the bits of every place's trits, float64 (places,): with context, or by the rows of their nodes."""
     family = ctc.Ctc(content.settings | content.plan, tables, run)
     mu, codes = (np.asarray(t) for t in h_s.run(one.z_hat.numpy()))
     levels = tables.level_of_code(CODES)[codes.reshape(-1).astype(np.int32)]
     symbols = np.rint(one.y.numpy() - mu / MEAN_UNIT).astype(np.int32)
-    bits = np.zeros(7)
+    bits = np.zeros(MOST_TRITS + 1)
     for step in family.steps(Field(levels, tables, symbols.reshape(-1)), symbols.shape[1:]):
         if not rows:
             step.rows = step.nodes

@@ -11,22 +11,21 @@ from torch import Tensor
 
 from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
+from export.exact_h_s import LOGARITHMIC
 from export.families.content import add_exact_graph, add_free_graph
-from export.families.measure import measured_errors, step_bits
+from export.families.measure import RateCosts, measured_errors, pixels_of, tables_percent
 from export.graphs import FreeGraph
 from export.integers import MU, SIGMA_CODE, Head, IntegerInput, integer_graph, z_input
 from export.networks.edge import HIDDEN_LIMIT
-from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.networks.separation import BASE_LIMIT as BASE_RANGE
 from export.networks.separation import pooled
-from export.tables import CODE_UNIT, make_tables
+from export.tables import make_tables
 from export.training.config import TrainingSettings
 from export.training.deepfgs import DeepFgs, Latents, Part
 from export.training.pictures import cropped
-from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.families.deepfgs import BASE_LIMIT, BASE_UNIT, FEATURE_LIMIT
-from runtime.families.hyperprior import CODES, Z_STRIDE
+from runtime.families.hyperprior import Z_STRIDE
 from runtime.model import TABLES
 
 _FEATURE_UNIT = round((FEATURE_LIMIT + 1) / HIDDEN_LIMIT)
@@ -98,7 +97,7 @@ def _add_exact_graphs(content: BundleContent, networks: DeepFgs, latents: list[L
     limits = np.array([FEATURE_LIMIT] * networks.mutual.width + [BASE_LIMIT] * networks.mutual.base)
     given = IntegerInput("side", np.log2(units).round().astype(np.int64), limits.astype(np.float64))
     mutual, proof = integer_graph("mutual", networks.mutual, given, (MU, SIGMA_CODE), sides)
-    real = (sides[0] * torch.from_numpy(units[None, :, None, None])).round().clamp_max(FEATURE_LIMIT).float()
+    real = (sides[0] * torch.from_numpy(units[None, :, None, None])).round().float()
     return _Exact(engine, engine_scalable, add_exact_graph(content, "mutual", mutual, proof, given, real))
 
 
@@ -148,42 +147,33 @@ def _rate_costs(
     networks: DeepFgs, engines: _Exact, tables: Tables, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact graphs against the trained ones, the tables against the Gaussian."""
-    base, scalable = _Costs(tables), _Costs(tables)
+    base, scalable = RateCosts(tables, LOGARITHMIC), RateCosts(tables, LOGARITHMIC)
     for one in latents:
         mu, codes = engines.h_s.run(one.base.z.round().numpy())
-        symbols = base.add(one.base, mu, codes)
+        symbols = _add(base, one.base, mu, codes)
         (side,) = engines.h_s_scalable.run(one.scalable.z.round().numpy())
         if networks.mutual.base:
             l_b = np.floor((symbols * MEAN_UNIT + mu) * (BASE_UNIT / MEAN_UNIT) + 0.5).clip(-BASE_LIMIT, BASE_LIMIT)
             side = np.concatenate([side, l_b.astype(np.float32)], axis=1)
-        scalable.add(one.scalable, *engines.mutual.run(side))
-    pixels = sum(x.shape[2] * x.shape[3] for x in inputs)
-    tables_bits, exact_bits = base.tables_bits + scalable.tables_bits, base.exact_bits + scalable.exact_bits
+        _add(scalable, one.scalable, *engines.mutual.run(side))
+    pixels = pixels_of(inputs)
     return {
-        "base_bpp": base.tables_bits / pixels,
-        "scalable_bpp": scalable.tables_bits / pixels,
-        "exact_h_s_cost_percent": 100 * (base.exact_bits / base.trained_bits - 1),
-        "exact_mutual_cost_percent": 100 * (scalable.exact_bits / scalable.trained_bits - 1),
-        "tables_cost_percent": 100 * (tables_bits / exact_bits - 1),
+        "base_bpp": base.tables / pixels,
+        "scalable_bpp": scalable.tables / pixels,
+        "exact_h_s_cost_percent": base.exact_percent,
+        "exact_mutual_cost_percent": scalable.exact_percent,
+        "tables_cost_percent": tables_percent(base, scalable),
     }
 
 
-class _Costs:
-    """Bits of one of the latents: as trained, with exact graphs, and through the tables."""
+def _add(costs: RateCosts, part: Part, mu: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Count one picture's latent, given what an exact graph says of it; return its symbols."""
+    costs.add_trained((part.latent - part.mu).round(), part.level)
+    symbols = (part.latent - torch.from_numpy(mu) / MEAN_UNIT).round()
+    costs.add_exact(symbols, torch.from_numpy(codes))
+    return symbols.numpy()
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables, self._level_of_code = tables, tables.level_of_code(CODES)
-        self.trained_bits = self.exact_bits = self.tables_bits = 0.0
 
-    def add(self, part: Part, mu: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Count one picture's latent, given what an exact graph says of it; return its symbols."""
-        trained = (part.latent - part.mu).round()
-        self.trained_bits += float(gaussian_bits(trained, sigma_from_level(part.level)).sum())
-        symbols = (part.latent - torch.from_numpy(mu) / MEAN_UNIT).round()
-        level = torch.from_numpy(codes) / CODE_UNIT
-        self.exact_bits += float(gaussian_bits(symbols, sigma_from_level(level)).sum())
-        levels = self._level_of_code[codes.astype(np.int32).reshape(-1)]
-        for step in trit_planes(Field(levels, self._tables, symbols.numpy().astype(np.int32).reshape(-1))):
-            self.tables_bits += step_bits(step, self._tables)
-            step.receive(step.trits())
-        return symbols.numpy()
+def shipped_roles(networks: DeepFgs, synthesis: str) -> set[str]:
+    """Return the roles whose weights are in a bundle: all that there are; there is one decoder."""
+    return set(networks.roles)

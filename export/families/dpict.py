@@ -10,21 +10,20 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
 from export.exact_h_s import SigmaCode, exact_h_s, sigma_code_of, tables_for
 from export.families.content import add_exact_graph, add_free_graph
-from export.families.measure import measured_errors, step_bits
+from export.families.measure import RateCosts, measured_errors, pixels_of, tables_percent
 from export.graphs import FreeGraph
 from export.integers import MU
-from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.training.config import TrainingSettings
 from export.training.dpict import Dpict, Latents, PlaneNetworks
 from export.training.pictures import cropped
-from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT, Tables
 from runtime.errors import UsageError
-from runtime.families.hyperprior import CODES
+from runtime.families.hyperprior import Z_STRIDE
 from runtime.model import TABLES
 
 POST_RANGES = ((2.9, "post_low"), (1.8, "post_high"))  # planes missing at least; DPICT, section 4.1
-_STRIDE = 64
+# Which g_s a bundle has, and the roles that it is made of.
+SYNTHESES = {"cuts": {"g_s_cuts"}, "paper": {"g_s", *(role for _, role in POST_RANGES)}, "plain": {"g_s"}}
 
 
 def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Tensor], synthesis: str) -> BundleContent:
@@ -38,10 +37,10 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
     Raises:
         UsageError: the weights lack what *synthesis* needs.
     """
-    needed = {"cuts": set(), "plain": {"g_s"}, "paper": {"g_s", "post_low", "post_high"}}[synthesis]
-    if lacking := needed & networks.absent:
-        raise UsageError(f"these weights are without {', '.join(sorted(lacking))}: train stages rd and post first")
-    inputs = [cropped(p, _STRIDE) for p in pictures]
+    if lacking := shipped_roles(networks, synthesis) & networks.absent:
+        stages = "rd and post" if synthesis == "paper" else "rd"
+        raise UsageError(f"these weights are without {', '.join(sorted(lacking))}: train {stages} first")
+    inputs = [cropped(p, Z_STRIDE) for p in pictures]
     with torch.no_grad():
         latents = [networks.analyse(x) for x in inputs]
     tables = tables_for(networks.h_s, networks.prior)
@@ -68,6 +67,11 @@ def export_dpict(networks: Dpict, settings: TrainingSettings, pictures: list[Ten
     return content
 
 
+def shipped_roles(_: Dpict, synthesis: str) -> set[str]:
+    """Return the roles whose weights are in a bundle."""
+    return {"g_a", "h_a", "h_s", "prior", "preview"} | SYNTHESES[synthesis]
+
+
 def add_h_s(
     content: BundleContent, networks: PlaneNetworks, tables: Tables, calibration: list[Latents]
 ) -> OnnxRuntimeCpu:
@@ -82,7 +86,7 @@ def _free_graphs(networks: Dpict, y_channels: int, synthesis: str) -> list[FreeG
     x = torch.rand(2, 3, 192, 128)
     latents = {"y_hat": y, "deviation": deviation}
     graphs = [
-        FreeGraph("g_a", networks.g_a, {"x": x}, "y", _STRIDE),
+        FreeGraph("g_a", networks.g_a, {"x": x}, "y", Z_STRIDE),
         FreeGraph("h_a", networks.h_a, {"y": y}, "z", 4),
         FreeGraph("preview", networks.preview, {"y_hat": y}, "x_hat", 4),
     ]
@@ -91,7 +95,7 @@ def _free_graphs(networks: Dpict, y_channels: int, synthesis: str) -> list[FreeG
     else:
         graphs.append(FreeGraph("g_s", networks.g_s, {"y_hat": y}, "x_hat", 4))
     if synthesis == "paper":
-        graphs += [FreeGraph(role, getattr(networks, role), {"x": x}, "x_hat", _STRIDE) for _, role in POST_RANGES]
+        graphs += [FreeGraph(role, getattr(networks, role), {"x": x}, "x_hat", Z_STRIDE) for _, role in POST_RANGES]
     return graphs
 
 
@@ -99,22 +103,13 @@ def rate_costs(
     engine: OnnxRuntimeCpu, tables: Tables, code: SigmaCode, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact h_s against the trained one, the tables against the Gaussian."""
-    level_of_code = tables.level_of_code(CODES)
-    totals = {"trained": 0.0, "exact": 0.0, "tables": 0.0}
+    costs = RateCosts(tables, code)
     for one in latents:
-        symbols = (one.y - one.mu).round()
-        totals["trained"] += float(gaussian_bits(symbols, sigma_from_level(one.level)).sum())
+        costs.add_trained((one.y - one.mu).round(), one.level)
         mu, codes = (torch.from_numpy(np.asarray(t)) for t in engine.run(one.z_hat.numpy()))
-        symbols = (one.y - mu / MEAN_UNIT).round()
-        totals["exact"] += float(gaussian_bits(symbols, code.sigma(codes)).sum())
-        levels = level_of_code[codes.numpy().astype(np.int32).reshape(-1)]
-        field = Field(levels, tables, symbols.numpy().astype(np.int32).reshape(-1))
-        for step in trit_planes(field):
-            totals["tables"] += step_bits(step, tables)
-            step.receive(step.trits())
-    pixels = sum(x.shape[2] * x.shape[3] for x in inputs)
+        costs.add_exact((one.y - mu / MEAN_UNIT).round(), codes)
     return {
-        "y_bpp": totals["tables"] / pixels,
-        "exact_h_s_cost_percent": 100 * (totals["exact"] / totals["trained"] - 1),
-        "tables_cost_percent": 100 * (totals["tables"] / totals["exact"] - 1),
+        "y_bpp": costs.tables / pixels_of(inputs),
+        "exact_h_s_cost_percent": costs.exact_percent,
+        "tables_cost_percent": tables_percent(costs),
     }

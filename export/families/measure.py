@@ -1,4 +1,4 @@
-"""What a finished bundle loses and gains, measured by running it."""
+"""What integers cost in rate, and what a finished bundle loses and gains, measured by running it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.bundle_writer import BundleContent, write_bundle
+from export.exact_h_s import SigmaCode
+from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.training.config import TrainingSettings
 from runtime.codec import Codec
-from runtime.entropy.plan import Step
+from runtime.entropy.plan import Field, Step, trit_planes
 from runtime.entropy.tables import TOTAL_BITS, Tables
+from runtime.families.hyperprior import CODES
+
+
+class RateCosts:
+    """Bits of a latent of several pictures: as trained, with an exact graph's scales, and through the tables."""
+
+    def __init__(self, tables: Tables, code: SigmaCode) -> None:
+        """Take the tables, and how the codes that index them are read."""
+        self._tables, self._code, self._level_of_code = tables, code, tables.level_of_code(CODES)
+        self.trained = self.exact = self.tables = 0.0
+
+    def add_trained(self, symbols: Tensor, level: Tensor) -> None:
+        """Count *symbols* under the scales that the trained networks give, as real-valued levels."""
+        self.trained += float(gaussian_bits(symbols, sigma_from_level(level)).sum())
+
+    def add_exact(self, symbols: Tensor, codes: Tensor) -> None:
+        """Count *symbols* under the scales that an exact graph gives, as codes: of the Gaussian, and of the tables."""
+        self.exact += float(gaussian_bits(symbols, self._code.sigma(codes)).sum())
+        levels = self._level_of_code[codes.numpy().astype(np.int32).reshape(-1)]
+        for step in trit_planes(Field(levels, self._tables, symbols.numpy().astype(np.int32).reshape(-1))):
+            self.tables += step_bits(step, self._tables)
+            step.receive(step.trits())
+
+    @property
+    def exact_percent(self) -> float:
+        """What the exact graph costs against the trained one."""
+        return 100 * (self.exact / self.trained - 1)
+
+
+def tables_percent(*costs: RateCosts) -> float:
+    """Return what tables cost against the Gaussian, over all *costs*."""
+    return 100 * (sum(one.tables for one in costs) / sum(one.exact for one in costs) - 1)
+
+
+def pixels_of(inputs: list[Tensor]) -> int:
+    """Return how many pixels the pictures, (1, 3, H, W) each, have together."""
+    return sum(x.shape[2] * x.shape[3] for x in inputs)
 
 
 def step_bits(step: Step, tables: Tables) -> float:

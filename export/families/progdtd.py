@@ -10,15 +10,13 @@ from engines.onnxruntime_cpu import OnnxRuntimeCpu
 from export.bundle_writer import BundleContent
 from export.exact_h_s import exact_h_s, sigma_code_of, tables_for
 from export.families.content import add_exact_graph, add_free_graph
-from export.families.measure import measured_errors, step_bits
+from export.families.measure import RateCosts, measured_errors, pixels_of, tables_percent
 from export.graphs import FreeGraph
-from export.networks.entropy import gaussian_bits, sigma_from_level
 from export.training.config import TrainingSettings
 from export.training.pictures import cropped
 from export.training.progdtd import Latents, ProgDtd, keep_channels
-from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import Tables
-from runtime.families.hyperprior import CODES, Z_STRIDE
+from runtime.families.hyperprior import Z_STRIDE
 from runtime.model import TABLES
 
 
@@ -74,24 +72,21 @@ def _rate_costs(
     networks: ProgDtd, engine: OnnxRuntimeCpu, tables: Tables, latents: list[Latents], inputs: list[Tensor]
 ) -> dict[str, float]:
     """Measure what integers cost: the exact h_s against the trained one, the tables against the Gaussian."""
-    code, level_of_code = sigma_code_of(networks.h_s), tables.level_of_code(CODES)
-    totals = {"trained": 0.0, "exact": 0.0, "tables": 0.0}
+    costs = RateCosts(tables, sigma_code_of(networks.h_s))
     for one in latents:
         symbols = one.y.round()
         with torch.no_grad():
-            level = networks.grouped_level(one.z_hat)
-        totals["trained"] += float(gaussian_bits(symbols, sigma_from_level(level)).sum())
+            costs.add_trained(symbols, networks.grouped_level(one.z_hat))
         for channels, z_end in networks.groups():
-            (found,) = engine.run(keep_channels(one.z_hat, z_end).numpy())
-            codes, group = torch.from_numpy(np.asarray(found))[:, channels], symbols[:, channels]
-            totals["exact"] += float(gaussian_bits(group, code.sigma(codes)).sum())
-            levels = level_of_code[codes.numpy().astype(np.int32).reshape(-1)]
-            for step in trit_planes(Field(levels, tables, group.numpy().astype(np.int32).reshape(-1))):
-                totals["tables"] += step_bits(step, tables)
-                step.receive(step.trits())
-    pixels = sum(x.shape[2] * x.shape[3] for x in inputs)
+            (codes,) = engine.run(keep_channels(one.z_hat, z_end).numpy())
+            costs.add_exact(symbols[:, channels], torch.from_numpy(np.asarray(codes))[:, channels])
     return {
-        "y_bpp": totals["tables"] / pixels,
-        "exact_h_s_cost_percent": 100 * (totals["exact"] / totals["trained"] - 1),
-        "tables_cost_percent": 100 * (totals["tables"] / totals["exact"] - 1),
+        "y_bpp": costs.tables / pixels_of(inputs),
+        "exact_h_s_cost_percent": costs.exact_percent,
+        "tables_cost_percent": tables_percent(costs),
     }
+
+
+def shipped_roles(_: ProgDtd, synthesis: str) -> set[str]:
+    """Return the roles whose weights are in a bundle; there is one decoder."""
+    return {"g_a", "g_s", "h_a", "h_s", "prior", "preview"}

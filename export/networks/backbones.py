@@ -10,6 +10,7 @@ from torch import nn
 
 from export.networks import balle, edge, paper
 from runtime.errors import ConfigurationError
+from runtime.settings import settings_from_dict
 
 
 class HyperpriorBackbone(Protocol):
@@ -44,10 +45,6 @@ class EdgeBackbone:
     """Networks of `export.networks.edge`."""
 
     def __init__(self, shape: edge.EdgeShape, parts: tuple[int, ...] = ()) -> None:
-        if shape.direct_channels and not 0 < shape.direct_channels < shape.y_channels <= 4 * shape.width8:
-            raise ConfigurationError(
-                "backbone edge: direct_channels must be fewer than y_channels, and these at most four times width8"
-            )
         self._shape, self._parts = shape, parts
         self.y_channels, self.z_channels, self.hyper_width = shape.y_channels, shape.z_channels, shape.hyper_width
 
@@ -160,10 +157,10 @@ class BalleBackbone:
         return edge.ContextRefinement(balle.edge_shape(self._shape))
 
 
-_BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "balle": lambda **shape: BalleBackbone(balle.BalleShape(**shape)),
-    "edge": lambda **shape: EdgeBackbone(edge.EdgeShape(**shape)),
-    "paper": lambda **shape: PaperBackbone(paper.PaperShape(**shape)),
+_BACKBONES: dict[str, Callable[[dict[str, Any]], Backbone]] = {
+    "balle": lambda shape: BalleBackbone(settings_from_dict(balle.BalleShape, shape, "network")),
+    "edge": lambda shape: EdgeBackbone(settings_from_dict(edge.EdgeShape, shape, "network")),
+    "paper": lambda shape: PaperBackbone(settings_from_dict(paper.PaperShape, shape, "network")),
 }
 
 
@@ -171,11 +168,11 @@ def make_backbone(name: str, shape: dict[str, Any]) -> Backbone:
     """Return backbone *name* with the widths and depths of *shape*.
 
     Raises:
-        ConfigurationError: there is no such backbone, or it has no such dimension.
+        ConfigurationError: there is no such backbone, or it has no such dimension, or none of that size.
     """
     if name not in _BACKBONES:
         raise ConfigurationError(f"backbone {name!r} is unknown; there are {', '.join(sorted(_BACKBONES))}")
     try:
-        return _BACKBONES[name](**shape)
-    except TypeError as fault:
+        return _BACKBONES[name](shape)
+    except ConfigurationError as fault:
         raise ConfigurationError(f"backbone {name}: {fault}") from fault

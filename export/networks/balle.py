@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from export.networks import edge, paper
+from export.networks.dimensions import require_count, require_positive
 from export.networks.paper import GDN
 
 
@@ -41,6 +42,16 @@ class BalleShape:
     latent_gain: float = 64.0
     absolute: bool = True
     sigmoid: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no networks can be made with.
+
+        Raises:
+            ConfigurationError: a number is out of range.
+        """
+        require_count(self, 2, "n")  # see `paper.PaperShape`, of which postprocessing is
+        require_count(self, 1, "m")
+        require_positive(self, "latent_gain")
 
 
 def _down(inputs: int, outputs: int) -> nn.Conv2d:

@@ -26,11 +26,14 @@ from export.networks.blocks import (
     DepthwiseBlock,
     block_dct,
 )
+from export.networks.dimensions import require_count, require_positive
 from export.networks.entropy import LOG_STEP
+from runtime.errors import ConfigurationError
 
 HIDDEN_LIMIT = (
     8.0  # activations of exact networks live in 0..HIDDEN_LIMIT, so that their integer form can use its whole range
 )
+_MOST_WIDTH8 = 128
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,26 @@ class EdgeShape:
     refine_width: int = 256
     refine_blocks: int = 2
     initial_step: float = 14.0  # quantisation step, in grey levels of 0..255, that the initial transform stands for
+
+    def __post_init__(self) -> None:
+        """Refuse what no networks can be made with.
+
+        Raises:
+            ConfigurationError: a number is out of range.
+        """
+        require_count(self, 1, "y_channels", "z_channels", "width16", "hyper_width", "context_width", "refine_width")
+        require_count(self, 0, "direct_channels", "context_layers", "refine_blocks", "post_blocks8")
+        require_count(self, 0, "analysis_blocks8", "analysis_depthwise8", "analysis_blocks16")
+        require_count(self, 0, "synthesis_blocks8", "synthesis_depthwise8", "synthesis_blocks16")
+        require_positive(self, "initial_step")
+        # Half of these channels begin as frequencies of brightness, of which a block has 64; a quarter each of colour.
+        if not (4 <= self.width8 <= _MOST_WIDTH8 and self.width8 % 4 == 0):
+            raise ConfigurationError(f"width8 must be a multiple of 4 from 4 to {_MOST_WIDTH8}, not {self.width8}")
+        if self.direct_channels and not self.direct_channels < self.y_channels <= 4 * self.width8:
+            raise ConfigurationError(
+                "direct_channels must be fewer than y_channels, and these at most four times width8, "
+                f"not {self.direct_channels}, {self.y_channels} and {self.width8}"
+            )
 
 
 def _haar_merge(width8: int, width16: int) -> Tensor:

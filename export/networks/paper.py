@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from export.networks import edge
 from export.networks.blocks import DepthToSpace
+from export.networks.dimensions import require_count, require_positive
 
 LATENT_GAIN = 64.0  # freshly initialised layers give y a deviation of 0.05 around its mean; with this, of about 3
 BETA_MIN = 1e-6  # keeps the divisor of a normalisation away from zero
@@ -43,6 +44,16 @@ class PaperShape:
     post_width: int = 192
     y_channels: int = 0
     latent_gain: float = LATENT_GAIN
+
+    def __post_init__(self) -> None:
+        """Refuse what no networks can be made with.
+
+        Raises:
+            ConfigurationError: a number is out of range.
+        """
+        require_count(self, 2, "n", "post_width")  # attention has half as many channels inside
+        require_count(self, 0, "y_channels")
+        require_positive(self, "latent_gain")
 
 
 def _edge_shape(shape: PaperShape) -> edge.EdgeShape:

@@ -35,6 +35,7 @@ from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
 
 _LOG_2 = math.log(2.0)
+_MOST_SEGMENTS = 16  # of a plane; family ctc of the runtime takes no more
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,10 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         ConfigurationError: an option is unknown or out of range.
     """
     options = settings_from_dict(Options, settings.options, "options")
-    if len(options.segments) > MOST_TRITS or min(options.segments, default=1) < 1:
-        raise ConfigurationError(f"options: segments must be up to {MOST_TRITS} of 1 and up, not {options.segments}")
+    if len(options.segments) > MOST_TRITS or not all(1 <= count <= _MOST_SEGMENTS for count in options.segments):
+        raise ConfigurationError(
+            f"options: segments must be up to {MOST_TRITS} numbers from 1 to {_MOST_SEGMENTS}, not {options.segments}"
+        )
     stages: dict[str, Stage] = {
         "crr": RateReduction(options),
         "cdr": DistortionReduction(),

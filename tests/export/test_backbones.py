@@ -191,6 +191,46 @@ def test_unknown_backbone() -> None:
         make_backbone("huge", {})
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "fault"),
+    [
+        ("edge", {"width8": 192}, "width8 must be a multiple of 4 from 4 to 128, not 192"),
+        ("edge", {"width8": 130}, "width8 must be a multiple of 4 from 4 to 128, not 130"),
+        ("edge", {"width8": 126}, "width8 must be a multiple of 4 from 4 to 128, not 126"),
+        ("edge", {"width8": 0}, "width8 must be a multiple of 4 from 4 to 128, not 0"),
+        ("edge", {"width8": "128"}, "network: width8 must be int, not '128'"),
+        ("edge", {"y_channels": -1}, "y_channels must be 1 to 16384, not -1"),
+        ("edge", {"width16": 10**12}, "width16 must be 1 to 16384"),
+        ("edge", {"synthesis_blocks16": -1}, "synthesis_blocks16 must be 0 to"),
+        ("edge", {"direct_channels": -8}, "direct_channels must be 0 to"),
+        ("edge", {"initial_step": 0.0}, "initial_step must be a positive number, not 0"),
+        ("edge", {"initial_step": math.nan}, "initial_step must be a positive number, not nan"),
+        ("paper", {"n": 0}, "n must be 2 to 16384, not 0"),
+        ("paper", {"post_width": 1}, "post_width must be 2 to"),
+        ("paper", {"y_channels": -1}, "y_channels must be 0 to"),
+        ("paper", {"latent_gain": math.inf}, "latent_gain must be a positive number, not inf"),
+        ("balle", {"n": 1}, "n must be 2 to"),
+        ("balle", {"m": 0}, "m must be 1 to"),
+        ("balle", {"absolute": 1}, "network: absolute must be bool, not 1"),
+    ],
+)
+def test_dimensions_that_no_network_has(name: str, shape: dict[str, Any], fault: str) -> None:
+    """Types and ranges are checked before torch sees them."""
+    with pytest.raises(ConfigurationError, match=f"^backbone {name}: {fault}"):
+        make_backbone(name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("edge", {"width8": 4, "width16": 1, "y_channels": 1}), ("edge", {"width8": 128}), ("paper", {"n": 2})],
+)
+def test_dimensions_at_their_limits(name: str, shape: dict[str, Any]) -> None:
+    """What is not refused can be made."""
+    backbone = make_backbone(name, shape)
+    for role in ROLES:
+        _network(backbone, role)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_unknown_dimension(name: str) -> None:
     """A misspelt width is not ignored."""

@@ -46,7 +46,7 @@ def bundle(
         tiny_settings, synthesis = replace(tiny_settings, network=network), "cuts"
         weights = dict(make_family(tiny_settings).networks.state_dict())
     networks = networks_with(tiny_settings, weights)
-    content = EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], synthesis)
+    content = EXPORTERS["dpict"].content(networks, tiny_settings, pictures[:4], synthesis)
     return write_bundle(tmp_path_factory.mktemp("out") / request.param, "tiny", "0.1.0", "dpict", content)
 
 
@@ -107,7 +107,7 @@ def test_a_weights_file_leaves_out_what_the_bundle_holds(
     )
     whole, _ = averaged_weights(tiny_settings, tmp_path / "run")
     networks = networks_with(tiny_settings, whole)
-    content = EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], "cuts")
+    content = EXPORTERS["dpict"].content(networks, tiny_settings, pictures[:4], "cuts")
     bundle = write_bundle(tmp_path / "tiny.bundle", "tiny", "1", "dpict", content)
     small, large = tmp_path / "small.bz2", tmp_path / "large.bz2"
     for out, name in ((small, str(bundle)), (large, None)):
@@ -118,7 +118,9 @@ def test_a_weights_file_leaves_out_what_the_bundle_holds(
     expected = networks.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    write_bundle(bundle, "tiny", "2", "dpict", EXPORTERS["dpict"](networks, tiny_settings, pictures[4:8], "paper"))
+    write_bundle(
+        bundle, "tiny", "2", "dpict", EXPORTERS["dpict"].content(networks, tiny_settings, pictures[4:8], "paper")
+    )
     with pytest.raises(UsageError, match="in another version of bundle tiny"):
         load_weights(small)
 
@@ -131,7 +133,7 @@ def test_weights_without_what_is_optional(
     networks = networks_with(tiny_settings, few)
     pictures = load_pictures([pictures_folder], 64)
     with pytest.raises(UsageError, match="without post_high, post_low"):
-        EXPORTERS["dpict"](networks, tiny_settings, pictures[:4], "paper")
+        EXPORTERS["dpict"].content(networks, tiny_settings, pictures[:4], "paper")
 
 
 def test_an_unreadable_weights_file_is_refused(tmp_path: Path) -> None:

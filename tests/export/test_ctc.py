@@ -28,6 +28,7 @@ from export.weights import networks_with
 from runtime import Codec
 from runtime.entropy.context import LOG_ODDS_UNIT
 from runtime.errors import ConfigurationError
+from runtime.families import ctc as runtime_ctc
 
 CPU = torch.device("cpu")
 CONTEXT = {"context_width": 32, "context_layers": 1, "refine_width": 16, "refine_blocks": 1}
@@ -64,7 +65,7 @@ def bundle(
     pictures: list[torch.Tensor],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    content = EXPORTERS["ctc"](networks, ctc_settings, pictures[:4], "cuts")
+    content = EXPORTERS["ctc"].content(networks, ctc_settings, pictures[:4], "cuts")
     return write_bundle(tmp_path_factory.mktemp("out") / "ctc", "tiny", "0.1.0", "ctc", content)
 
 
@@ -167,13 +168,23 @@ def test_the_manifest_proves_crr(bundle: Path) -> None:
     assert abs(manifest["measured"]["exact_crr_cost_percent"]) < 0.1
 
 
+def test_cdr_is_stated_and_tried_as_it_is_used(bundle: Path) -> None:
+    """Tiles overlap by what its one block sees; known answers lie between a lower and an upper end, not all at one."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["graphs"]["cdr"]["tiling"] == {"pixels": 16, "multiple": 4, "reach": 1}
+    with np.load(bundle / "kat" / "cdr.npz") as case:
+        lower, refined, upper = (case[f"0.{name}"] for name in ("lower", "refined", "upper"))
+    assert (lower < upper).all() and (lower <= refined).all() and (refined <= upper).all()
+    assert ((lower < refined) & (refined < upper)).mean() > 0.2
+
+
 def test_what_options_leave_out_is_not_in_the_bundle(
     ctc_settings: TrainingSettings, networks: Ctc, pictures: list[torch.Tensor], tmp_path: Path
 ) -> None:
     """Without segments and refinement the bundle codes as one of dpict does."""
     settings = replace(ctc_settings, options={"segments": [], "refined": 7.0})
     plain = networks_with(settings, dict(networks.state_dict()))
-    content = EXPORTERS["ctc"](plain, settings, pictures[:4], "cuts")
+    content = EXPORTERS["ctc"].content(plain, settings, pictures[:4], "cuts")
     assert set(content.graphs) == {"g_a", "h_a", "h_s", "g_s", "preview"}
     out = write_bundle(tmp_path / "plain", "tiny", "0.1.0", "ctc", content)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -182,7 +193,9 @@ def test_what_options_leave_out_is_not_in_the_bundle(
 
 
 def test_wrong_segments_are_refused(ctc_settings: TrainingSettings) -> None:
-    """A plane is divided into at least one segment, and there are six planes at most."""
-    for segments in ([0], [1] * 7):
-        with pytest.raises(ConfigurationError, match="segments must be"):
+    """Before a network is trained: a plane has 1 to 16 segments, as the runtime takes them, of six planes at most."""
+    most = runtime_ctc._MOST_SEGMENTS
+    assert make_family(replace(ctc_settings, options={"segments": [most]})).networks
+    for segments in ([0], [1] * 7, [2, most + 1]):
+        with pytest.raises(ConfigurationError, match="segments must be up to 6 numbers from 1 to 16"):
             make_family(replace(ctc_settings, options={"segments": segments}))

@@ -78,7 +78,7 @@ def bundle(
     gates = {name: value for name, value in weights.items() if name.startswith(("frr.", "ffm."))}
     weights |= {name: torch.randn_like(value) * 0.1 for name, value in gates.items()}  # factors other than 1
     pictures = load_pictures([pictures_folder], 64)
-    content = EXPORTERS["deepfgs"](networks_with(settings, weights), settings, pictures[:4], "cuts")
+    content = EXPORTERS["deepfgs"].content(networks_with(settings, weights), settings, pictures[:4], "cuts")
     return write_bundle(tmp_path_factory.mktemp("out") / request.param, "tiny", "0.1.0", "deepfgs", content)
 
 

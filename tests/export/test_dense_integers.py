@@ -144,6 +144,45 @@ def test_terms_that_all_but_cancel_get_the_finest_unit_that_fits() -> None:
     assert prove(read_exact_graph(model), {"z_hat": np.full(Z, LIMIT)}).keys() == claims.keys()
 
 
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_channel_that_is_all_but_dead_gives_0(place: int) -> None:
+    """Weights of 1e-10 of the others', without a bias that would count: sums as fine as that need no integer."""
+    net = network(0.01)
+    conv = net.layers[place].conv
+    rows = slice(4, 8) if place == 0 else slice(1, 2)
+    with torch.no_grad():
+        conv.weight[rows] *= 1e-10
+        conv.bias[rows] *= 1e-10
+    model, claims, z = exported(net)
+    assert prove(read_exact_graph(model), {"z_hat": np.full(Z, LIMIT)}).keys() == claims.keys()
+    mu, code = OnnxRuntimeCpu(model, SPEC, 1).run(z)
+    with torch.no_grad():
+        expected, _ = net(torch.from_numpy(z))
+    assert np.sqrt(np.mean((mu / 64 - expected.numpy()) ** 2)) < 0.02 * float(expected.std())
+    if place == 3:
+        assert not code[:, 1].any()
+
+
+def test_a_bias_without_weights_is_kept() -> None:
+    """What such a channel gives is its bias."""
+    net = network(0.01)
+    with torch.no_grad():
+        net.layers[3].conv.weight[1] *= 1e-10
+        net.layers[3].conv.bias[1] = 1.5
+    model, _, z = exported(net)
+    code = OnnxRuntimeCpu(model, SPEC, 1).run(z)[1]
+    assert (code[:, 1] == round(1.5 * LINEAR.head.unit)).all()
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    """Layers that are joined may overflow where each of them did not."""
+    net = network(0.01)
+    with torch.no_grad():
+        net.layers[1].conv.weight[0] = torch.inf
+    with pytest.raises(UsageError, match=r"weights of h_s: not all values are finite in layers\.1\.conv\.weight"):
+        exported(net)
+
+
 def test_heads_that_no_sum_can_give_are_refused() -> None:
     """mu has one unit everywhere: a last layer whose sums are too coarse for it is one clear error."""
     net = network(0.01)

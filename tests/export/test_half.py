@@ -89,7 +89,7 @@ def test_what_comes_near_the_largest_number_stays_float32() -> None:
 def content(tiny_settings: TrainingSettings, pictures_folder: Path) -> half.BundleContent:
     torch.manual_seed(0)
     networks = networks_with(tiny_settings, dict(make_family(tiny_settings).networks.state_dict()))
-    return EXPORTERS["dpict"](networks, tiny_settings, load_pictures([pictures_folder], 64)[:4], "cuts")
+    return EXPORTERS["dpict"].content(networks, tiny_settings, load_pictures([pictures_folder], 64)[:4], "cuts")
 
 
 def test_every_free_graph_is_measured_and_the_harmless_offered(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from export.integers import ACCUMULATOR, CODE_LIMIT, MU, MU_LIMIT, SIGMA_CODE, Z_LIMIT, integer_graph, z_input
 from export.networks.backbones import make_backbone
+from runtime.errors import UsageError
 
 Z_CHANNELS, Y_CHANNELS = 12, 20
 
@@ -85,6 +88,19 @@ def test_outputs_are_integers_in_range(exported: tuple[ModelProto, dict[str, flo
     assert mu.shape == code.shape == (1, Y_CHANNELS, 16, 16)
     assert np.array_equal(mu, np.rint(mu)) and np.array_equal(code, np.rint(code))
     assert np.abs(mu).max() <= MU_LIMIT and code.min() >= 0 and code.max() <= CODE_LIMIT
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(h_s: torch.nn.Module, value: float) -> None:
+    """Weights, and what is measured of activations, by name: no scale fits them, however long one is looked for."""
+    samples = [torch.zeros(1, Z_CHANNELS, 2, 2)]
+    broken = copy.deepcopy(h_s)
+    with torch.no_grad():
+        broken.layers[3].weight[0] = value
+    with pytest.raises(UsageError, match=r"weights of h_s: not all values are finite in layers\.3\.weight"):
+        integer_graph("h_s", broken, z_input(Z_CHANNELS), (MU, SIGMA_CODE), samples)
+    with pytest.raises(UsageError, match="activations of h_s: not all values are finite in layer 0"):
+        integer_graph("h_s", h_s, z_input(Z_CHANNELS), (MU, SIGMA_CODE), [samples[0] + torch.nan])
 
 
 def test_close_to_the_trained_network(h_s: torch.nn.Module, exported: tuple[ModelProto, dict[str, float]]) -> None:

@@ -55,7 +55,7 @@ def bundle(
     weights = dict(make_family(settings).networks.state_dict())
     weights["h_s.layers.6.weight"] *= 30  # trained heads reach far
     pictures = load_pictures([pictures_folder], 64)
-    content = EXPORTERS["progdtd"](networks_with(settings, weights), settings, pictures[:4], "cuts")
+    content = EXPORTERS["progdtd"].content(networks_with(settings, weights), settings, pictures[:4], "cuts")
     return write_bundle(tmp_path_factory.mktemp("out") / request.param, "tiny", "0.1.0", "progdtd", content)
 
 

@@ -18,7 +18,7 @@ from export.networks.backbones import make_backbone
 from export.networks.separation import Fusion, RedundancyRemoval, pooled
 from export.reach import reach_of
 
-SHAPE = {"y_channels": 8, "z_channels": 4, "width8": 8, "width16": 16, "hyper_width": 8}
+SHAPE = {"y_channels": 8, "z_channels": 4, "width8": 8, "width16": 16, "hyper_width": 8, "refine_width": 16}
 
 
 class Pooled(nn.Module):
@@ -91,7 +91,19 @@ def test_gates_in_tiles_are_the_gates(make: type[nn.Module]) -> None:
     assert np.abs(alone[0] - whole).max() > 0.01
 
 
-@pytest.mark.parametrize("role", ["g_a", "g_s", "h_a", "preview", "post"])
+def test_a_network_whose_ends_hide_what_it_sees_is_seen_through() -> None:
+    """cdr keeps between both ends: far apart they let a change through, and unnamed they hide all of it."""
+    cdr = make_backbone("edge", SHAPE).cdr()
+    assert reach_of(cdr, [8] * 4, 4, 16, ends=(2, 3)) == 2
+    assert reach_of(cdr, [8] * 4, 4, 16) is None
+
+
+def test_a_network_that_shows_no_change_is_taken_to_see_everything() -> None:
+    """Nothing was found of it, which is not a reach of 0."""
+    assert reach_of(nn.Threshold(9.0, 0.0), [2], 4, 16) is None
+
+
+@pytest.mark.parametrize("role", ["g_a", "g_s", "h_a", "preview", "post", "cdr"])
 def test_networks_in_tiles_are_the_networks(role: str) -> None:
     """With the reach that was found, tiles of a backbone's network give the same values as one run."""
     torch.manual_seed(0)
@@ -100,11 +112,13 @@ def test_networks_in_tiles_are_the_networks(role: str) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)  # what starts near zero would hide a seam
     network.double().eval()
-    channels = {"g_s": [8, 8], "preview": [8], "h_a": [8]}.get(role, [3])
+    channels = {"g_s": [8, 8], "preview": [8], "h_a": [8], "cdr": [8] * 4}.get(role, [3])
     multiple, pixels = (64, 1) if channels == [3] else (4, 16)
-    reach = reach_of(network, channels, multiple, pixels)
+    reach = reach_of(network, channels, multiple, pixels, ends=(2, 3) if role == "cdr" else None)
     assert reach is not None
     inputs = [np.random.default_rng(0).random((1, c, 6 * multiple, 5 * multiple), np.float32) for c in channels]
+    if role == "cdr":
+        inputs[2], inputs[3] = inputs[2] - 2, inputs[3] + 1  # some elements at an end, others between
 
     def run(*tensors: np.ndarray) -> list[np.ndarray]:
         with torch.no_grad():
