@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,16 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from loading import module_at
 
 
 @pytest.fixture(scope="module")
 def emulation() -> ModuleType:
     """run.py, as a module."""
-    spec = importlib.util.spec_from_file_location("emulation", Path(__file__).parent / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(Path(__file__).parent / "run.py")
 
 
 @pytest.fixture
