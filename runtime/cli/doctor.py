@@ -44,6 +44,7 @@ from runtime.cli.options import add_bundle, add_json, positive_int
 from runtime.cli.samples import synthetic_picture
 from runtime.codec import Codec
 from runtime.errors import CutoffError, EngineError
+from runtime.evaluate.runs.provenance import processor
 from runtime.model import Model
 from runtime.picture import Image
 from runtime.stream import Limits
@@ -206,7 +207,7 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "release": platform.release(),
         "architecture": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "cores_allowed": available_cores(),
         "python": platform.python_version(),
@@ -296,14 +297,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def _print(report: dict[str, Any]) -> None:
