@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import figures
+import pytest
 
 
 def point(target: float, bpp: float, psnr_db: float | None = 35.418) -> dict[str, Any]:
