@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,5 +152,6 @@ def tiny_folder(golden_folder: Path) -> Path:
 
 def test_what_is_no_picture_is_refused(tiny_codec: Codec) -> None:
     """The encoder takes what `check_image` takes, whose rules `test_picture.py` tests, and nothing else."""
+    wrong: Any = np.zeros((4, 4), np.uint16)
     with pytest.raises(PictureError, match=r"a uint8 array, not uint16"):
-        tiny_codec.encode(np.zeros((4, 4), np.uint16))  # type: ignore[arg-type]
+        tiny_codec.encode(wrong)

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,8 +115,8 @@ def test_kernels_release_the_interpreter(compiled_kernels: Kernels) -> None:
         sys.setswitchinterval(interval_s)
         thread.join()
     assert meanwhile[-1], f"the other thread stood still through {len(meanwhile)} codes"
-    for kernel in (compiled_kernels.fill_plane, compiled_kernels.encode_trits, compiled_kernels.decode_trits):
-        assert kernel.targetoptions["nogil"]  # type: ignore[attr-defined]
+    kernels: list[Any] = [compiled_kernels.fill_plane, compiled_kernels.encode_trits, compiled_kernels.decode_trits]
+    assert all(kernel.targetoptions["nogil"] for kernel in kernels)
 
 
 def test_the_fastest_start_is_the_default_until_there_is_hurry(tmp_path: Path) -> None:
