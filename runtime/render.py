@@ -5,6 +5,7 @@
 One picture: optional passes are left out first, then synthesis (the preview network answers), then everything.
 Networks begin if all but one run in a thousand would be in time; or if most are, and a preview can answer for the
 others. It is made after them, if there is time for that, and a run is ended when it has to begin; or before them.
+No run goes on for long after a deadline that it has missed, as the next picture waits for it.
 Several: the most urgent first. Where measured costs say that one run of a network on a batch takes less time than one
 run after the other, and nobody's picture would be late for it, those of one size are made together.
 """
@@ -34,6 +35,7 @@ _BATCHES = (8, 4, 2)  # few sizes, so that each is soon known, and has its plans
 _GAIN = 0.95  # of the time one by one, at most, that a batch must take to be worth it
 _TRIALS = 4  # runs after which a batch must have proved that it pays
 _DARE = 0.97  # of an estimate: nobody finishes at the very instant that was planned
+_PATIENCE = 2.0  # of what a run usually takes: how long after a deadline it may still end
 _UNTRIED = 1.5  # how much longer than one by one a batch may take that was never tried
 
 
@@ -155,9 +157,10 @@ def _best_in_time(
         one.last_preview = _run_preview(model, one, known)
     if fits(roles):
         began, until = one.watch.clock(), _until(model, one, roles)
+        given_up = _given_up(model, [one], roles) if until is None else until
         try:
             with one.watch.measured(together((*roles, "finish"))):
-                x = _run_passes(model, [(one, known)], passes, until)
+                x = _run_passes(model, [(one, known)], passes, given_up)
                 if one.last_preview is not None and not _fits_finish(model, one):
                     raise OutOfTime("there is no time left to finish the picture")
                 return _image(one, x), roles, skipped
@@ -200,6 +203,18 @@ def _until(model: Model, one: Rendering, roles: Sequence[str]) -> float | None:
     return until if now + networks_s < until else None
 
 
+def _given_up(model: Model, members: Sequence[Rendering], roles: Sequence[str]) -> float | None:
+    """Return when a run of *roles* for *members*, which no preview could replace in time, is given up; None if never.
+
+    That is after everybody's deadline, as a picture that is hardly late may be of use, by twice what the run usually
+    takes, so that a machine that has become busy is measured.
+    """
+    if any(one.deadline is None or _unknown(model, one, roles) for one in members):
+        return None
+    usual_s = sum(_cost_together_s(model, members[0].pixels, role, len(members)) for role in roles)
+    return max(one.instant for one in members) + _PATIENCE * usual_s
+
+
 def _preview_comes_first(model: Model, one: Rendering, roles: Sequence[str]) -> bool:
     """Decide whether to make a preview before a run of *roles*: it might be too late, and too late for one after it."""
     if one.deadline is None or one.last_preview is not None or _unknown(model, one, roles):
@@ -240,7 +255,7 @@ def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[R
     now, stages = one.watch.clock(), (*roles, "finish")
     if _unknown(model, one, roles):
         return now + cost_s(model, one.pixels, stages, HALF) < one.instant
-    preview_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
+    quick_s = cost_s(model, one.pixels, (*PREVIEW, "finish"))
     if roles == PREVIEW and one.last_preview is None:  # the only chance
         end = now + cost_s(model, one.pixels, stages, HALF)
     else:
@@ -250,7 +265,7 @@ def _fits(model: Model, one: Rendering, roles: Sequence[str], others: Sequence[R
         if roles == PREVIEW or not insured:
             return False
         end = one.instant
-    soonest = min(end, now + preview_s)
+    soonest = min(end, now + quick_s)
     return all(
         end + wait_s < other.instant or soonest + wait_s >= other.instant
         for other, wait_s in zip(others, _one_by_one_s(model, others, PREVIEW), strict=True)
@@ -365,9 +380,10 @@ def _render_alike(
 
     passes, skipped = _without_what_is_late(group[0][1].passes, fits)
     x: Tensor | NDArray[np.uint8] | None = None
-    if len(group) > 1 and fits([each.role for each in passes]):
+    roles = [each.role for each in passes]
+    if len(group) > 1 and fits(roles):
         with suppress(CutoffError):  # whose fault it is, one by one will show
-            x = _run_passes(model, group, passes)
+            x = _run_passes(model, group, passes, _given_up(model, members, roles))
     for place, (one, known) in enumerate(group):
         if x is None:
             yield one, _outcome(_render_one, model, one, [*members[place + 1 :], *others], known)
@@ -418,6 +434,11 @@ def _run_passes(
                 picture = model.picture(one.role, *inputs, until=until)
             else:
                 (x[one.output],) = model.run(one.role, *inputs, until=until)
+        except OutOfTime:
+            if len(group) > 1:
+                name = _batched(one.role, len(group))
+                model.costs.record_ended(name, group[0][0].pixels, watches[0].clock() - began)
+            raise
         finally:
             took_s = watches[0].clock() - began
             for watch in watches:
