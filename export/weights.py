@@ -119,18 +119,15 @@ def averaged_weights(settings: TrainingSettings, run_folder: Path) -> tuple[dict
     newest = newest_checkpoint(run_folder)
     if newest is None:
         raise UsageError(f"{run_folder} has no checkpoint; train first")
-    try:
-        tensors, state = load_checkpoint(newest)
-        stage, step = str(state["stage"]), int(state["stage_step"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as fault:
-        raise UsageError(f"{newest} is damaged: {fault!r}") from fault
+    checkpoint = load_checkpoint(newest)
+    tensors, stage = checkpoint.tensors, checkpoint.stage
     if stage not in settings.stages:
         raise UsageError(f"{newest} is in stage {stage!r}, which the settings do not have")
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     weights |= {k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")}
     names = list(settings.stages)
     done = {name: settings.stages[name].steps for name in names[: names.index(stage)]}
-    return weights, {**done, stage: step}
+    return weights, {**done, stage: checkpoint.stage_step}
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, int]]:

@@ -19,7 +19,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from export.training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.config import StageSettings, TrainingSettings
 from export.training.group import Group
 from export.training.pictures import Patches
@@ -87,7 +87,7 @@ class Run:
         """Train all stages from where the newest checkpoint stands; return False when stopped by `stop_after_s`.
 
         Raises:
-            UsageError: the checkpoint is of other networks or stages.
+            UsageError: the newest checkpoint is damaged, or of other networks or stages.
         """
         started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,8 +99,8 @@ class Run:
         tensors: dict[str, Tensor] = {}
         newest = newest_checkpoint(self.folder)
         if newest is not None:
-            tensors, state = load_checkpoint(newest)
-            position = _Position(state["stage"], state["stage_step"])
+            checkpoint = load_checkpoint(newest)
+            tensors, position = checkpoint.tensors, _Position(checkpoint.stage, checkpoint.stage_step)
             self._adopt(newest, tensors, position)
         names = list(self.stages)
         for name in names[names.index(position.stage) :]:
@@ -126,7 +126,7 @@ class Run:
         if not self.group.leads:
             return
         tensors = {f"model.{k}": v for k, v in self.networks.state_dict().items()} | extra
-        save_checkpoint(self.folder, total_step, tensors, {"stage": stage, "stage_step": step})
+        save_checkpoint(self.folder, total_step, Checkpoint(tensors, stage, step))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: ex
 from engines.bundle import Bundle
 from export.bundle_writer import BundleContent, write_bundle
 from export.families import EXPORTERS
-from export.training.checkpoint import save_checkpoint
+from export.training.checkpoint import Checkpoint, save_checkpoint
 from export.training.config import TrainingSettings
 from export.training.families import make_family
 from export.training.pictures import load_pictures
@@ -99,12 +99,8 @@ def test_a_weights_file_leaves_out_what_the_bundle_holds(
     pictures = load_pictures([pictures_folder], 64)
     torch.manual_seed(0)
     family = make_family(tiny_settings)
-    save_checkpoint(
-        tmp_path / "run",
-        1,
-        {f"model.{name}": tensor for name, tensor in family.networks.state_dict().items()},
-        {"stage": "rd", "stage_step": 1},
-    )
+    tensors = {f"model.{name}": tensor for name, tensor in family.networks.state_dict().items()}
+    save_checkpoint(tmp_path / "run", 1, Checkpoint(tensors, "rd", 1))
     whole, _ = averaged_weights(tiny_settings, tmp_path / "run")
     networks = networks_with(tiny_settings, whole)
     content = EXPORTERS["dpict"].content(networks, tiny_settings, pictures[:4], "cuts")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from export.networks.backbones import make_backbone
 from export.networks.entropy import sigma_from_level
-from export.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from export.training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from export.training.command import add_arguments, settings_of, start_from
 from export.training.command import run as train
 from export.training.config import StageSettings, TrainingSettings
@@ -78,14 +78,33 @@ def test_a_stopped_run_resumes_where_it_was(
     assert not run.train(pictures, validate)
     first = newest_checkpoint(tmp_path)
     assert first is not None
-    tensors, state = load_checkpoint(first)
-    assert (state["stage"], state["stage_step"]) == ("rd", 1)
-    assert any(name.startswith("adam.exp_avg.g_a") for name in tensors)
+    stopped = load_checkpoint(first)
+    assert (stopped.stage, stopped.stage_step) == ("rd", 1)
+    assert any(name.startswith("adam.exp_avg.g_a") for name in stopped.tensors)
     again, validate = make_run(tiny_settings, tmp_path, pictures)
     again.stop = True
     assert not again.train(pictures, validate)
     second = newest_checkpoint(tmp_path)
     assert second is not None and json.loads((second / "state.json").read_text())["stage_step"] == 2
+
+
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(
+    tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path
+) -> None:
+    """It says which folder that is, and leaves everything as it was."""
+    pictures = load_pictures([pictures_folder], 64)
+    run, validate = make_run(tiny_settings, tmp_path, pictures)
+    run.stop = True
+    run.train(pictures, validate)
+    stopped = newest_checkpoint(tmp_path)
+    assert stopped is not None
+    piece = stopped / "piece-000.safetensors"
+    piece.write_bytes(piece.read_bytes()[:-1])
+    before = sorted(tmp_path.rglob("*"))
+    again, validate = make_run(tiny_settings, tmp_path, pictures)
+    with pytest.raises(UsageError, match=f"{stopped} is damaged: "):
+        again.train(pictures, validate)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_run_draws_what_it_has_not_drawn_yet(
@@ -430,11 +449,11 @@ def test_networks_compute_in_the_precision_that_was_chosen(dtype: torch.dtype) -
 def test_checkpoints_are_kept_whole_and_few(tmp_path: Path) -> None:
     """Only the newest two checkpoints stay, each readable; a half-written one is never the newest."""
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, {"w": torch.full((3,), float(step))}, {"stage": "rd"})
+        save_checkpoint(tmp_path, step, Checkpoint({"w": torch.full((3,), float(step))}, "rd", step))
     (tmp_path / "step-0000009").mkdir()
     newest = newest_checkpoint(tmp_path)
     assert newest is not None and newest.name == "step-0000003"
-    assert load_checkpoint(newest)[0]["w"].tolist() == [3.0] * 3
+    assert load_checkpoint(newest).tensors["w"].tolist() == [3.0] * 3
     assert not (tmp_path / "step-0000001").exists()
 
 

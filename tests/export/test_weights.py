@@ -17,7 +17,7 @@ pytest.importorskip("onnx", reason="onnx is not installed (extra: export)")
 from safetensors.torch import save_file
 
 from export import weights
-from export.training.checkpoint import save_checkpoint
+from export.training.checkpoint import Checkpoint, save_checkpoint
 from export.training.config import StageSettings, TrainingSettings
 from export.training.families import make_family
 from export.weights import averaged_weights, load_weights, networks_with
@@ -27,7 +27,7 @@ from runtime.errors import OutputError, UsageError
 @pytest.fixture
 def run_folder(tiny_settings: TrainingSettings, tmp_path: Path) -> Path:
     tensors = {f"model.{name}": tensor for name, tensor in make_family(tiny_settings).networks.state_dict().items()}
-    save_checkpoint(tmp_path / "run", 1, tensors, {"stage": "rd", "stage_step": 1})
+    save_checkpoint(tmp_path / "run", 1, Checkpoint(tensors, "rd", 1))
     return tmp_path / "run"
 
 
@@ -56,6 +56,7 @@ def test_a_run_in_a_stage_that_the_settings_lack_is_refused(tiny_settings: Train
     ("file", "content"),
     [
         ("piece-000.safetensors", "nonsense"),
+        ("piece-000.safetensors", None),
         ("state.json", "{"),
         ("state.json", "[]"),
         ("state.json", "{}"),
@@ -63,10 +64,14 @@ def test_a_run_in_a_stage_that_the_settings_lack_is_refused(tiny_settings: Train
     ],
 )
 def test_a_damaged_checkpoint_is_one_line(
-    tiny_settings: TrainingSettings, run_folder: Path, file: str, content: str
+    tiny_settings: TrainingSettings, run_folder: Path, file: str, content: str | None
 ) -> None:
     """Whichever file of it is damaged, the checkpoint is named."""
-    (run_folder / "step-0000001" / file).write_text(content)
+    damaged = run_folder / "step-0000001" / file
+    if content is None:
+        damaged.unlink()
+    else:
+        damaged.write_text(content)
     with pytest.raises(UsageError, match="step-0000001 is damaged: ") as fault:
         averaged_weights(tiny_settings, run_folder)
     assert "\n" not in str(fault.value)
