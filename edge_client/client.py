@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 _TICK_S = 0.25
 _TEND_S = 60.0
 _REST_S = 30.0
-_MOST_NOTES = 200  # for the spool's thread: what memory holds while a disk hangs
+_MOST_NOTES = 200  # for the spool's thread, beside one for each frame under way: what memory holds while a disk hangs
 _REFILL_S = 0.02
 _STUCK_S = 10.0
 _ENCODE_S = 10.0  # for the picture that is being encoded when the client ends
@@ -79,6 +79,7 @@ class Client:
         self._resting: dict[int, float] = {}  # frames of the spool that made no progress, and until when they wait
         self._lately: collections.Counter[str] = collections.Counter()
         self._notes: set[asyncio.Future[None]] = set()
+        self._spool_behind = False
         self._ticked_at = clock()
         self._draining = False
         self._status = (
@@ -183,18 +184,18 @@ class Client:
         frame, stored = one.frame, one.result is not None and one.result.stored
         held = one.held if stored else 0
         done = stored and (one.enough or held >= self._wanted(frame))
-        hopeless = one.result is not None and one.result.status == "unusable" and held >= len(frame.stream)
         if frame.due is None and not done and (not stored or one.held <= one.held_before):
             self._resting[frame.sequence] = self._clock() + _REST_S
         if self._settings.spool.keep == "all" or frame.due is None:
-            if stored or hopeless:
-                self._note(lambda spool: spool.stored(frame.sequence, held, done=done or hopeless))
+            if stored:
+                self._note(lambda spool: spool.stored(frame.sequence, held, done=done))
         elif not done:
             self._note(lambda spool: spool.add(frame, held))
 
     def _wanted(self, frame: CameraFrame) -> int:
-        """Return how many bytes of *frame* are to reach the server."""
-        return min(len(frame.stream), self._settings.spool.frame_bytes or len(frame.stream))
+        """Return how many bytes of *frame* are to reach the server: no fewer than make a picture."""
+        whole = len(frame.stream)
+        return min(whole, max(self._settings.spool.frame_bytes or whole, frame.worth.first))
 
     async def _resend(self) -> None:
         """Give dispatch frames of the spool whenever it can take some."""
@@ -218,7 +219,7 @@ class Client:
 
     def _portion(self, one: Spooled) -> int:
         """Return up to where *one* is sent this time: first its beginning, then the rest."""
-        wanted, first = self._wanted(one.frame), self._settings.spool.portion_bytes
+        wanted, first = self._wanted(one.frame), max(self._settings.spool.portion_bytes, one.frame.worth.first)
         return min(wanted, first) if one.held < first else wanted
 
     async def _tick(self) -> None:
@@ -300,8 +301,12 @@ class Client:
         It stands in the thread's queue at once, not when the event loop gets to it: a look for frames to send again
         that comes later sees what was noted.
         """
-        if len(self._notes) >= _MOST_NOTES:
+        behind, before = len(self._notes) >= _MOST_NOTES + self._settings.sending.frames, self._spool_behind
+        self._spool_behind = behind
+        if behind:
             self.metrics.spool_errors.inc()
+            if not before:
+                _LOG.error("spool failed", extra={"fault": "the disk is too slow: frames are not written"})
         elif self._settings.spool.file is not None:
 
             def in_thread() -> None:

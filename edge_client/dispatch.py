@@ -148,6 +148,8 @@ class Dispatch:
                 self._finish(flight, "lost")
             elif flight.opened:
                 flight.opened = flight.placed = flight.ended = False
+                flight.held = 0  # the next connection may lead to a server that knows nothing of it
+                self.answer_time.forget(flight.frame.sequence)
 
     def close(self) -> None:
         """Finish everything that is still under way."""

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from runtime.errors import ConfigurationError
 from runtime.protocol import MAX_CHUNK, MAX_NAME
-from runtime.settings import load_settings
+from runtime.settings import load_settings, written
 
 TOKEN_VARIABLE = "CUTOFF_EDGE_TOKEN"
 SOURCE_VARIABLE = "CUTOFF_EDGE_SOURCE_URL"
@@ -257,7 +257,7 @@ def _faults(settings: EdgeSettings) -> list[str]:
         ("log.level", settings.log.level, LEVELS),
     ]
     faults = [
-        f"{name} must be {low:g} to {high:g}, not {value:g}"
+        f"{name} must be {low:g} to {high:g}, not {written(value)}"
         for name, value, low, high in limits
         if not low <= value <= high
     ]

@@ -44,8 +44,9 @@ from runtime.protocol import (
 _LOG = logging.getLogger(__name__)
 _LASTING_S = 5.0  # a connection that stood for so long was a good one
 _CLOSE_S = 1.0
-# UnicodeError: a host's name that cannot be, as in a redirect.
-_FAILURES = (OSError, UnicodeError, WebSocketException, ProtocolError, TimeoutError, asyncio.TimeoutError)
+# Of a URL or a proxy's, as the environment names one, that cannot be connected to, or takes a package that is not here.
+_UNREACHABLE = (OSError, ValueError, ImportError, InvalidHandshake, TimeoutError, asyncio.TimeoutError)
+_FAILURES = (*_UNREACHABLE, WebSocketException, ProtocolError)
 
 
 class Refused(Exception):
@@ -59,6 +60,14 @@ class Refused(Exception):
 def backoff_s(attempt: int, first_s: float, most_s: float, share: float) -> float:
     """Return the pause before attempt number *attempt* (from 1): *share* of a span that doubles up to *most_s*."""
     return share * min(most_s, first_s * 2.0 ** min(attempt - 1, 60))
+
+
+class _Direct(connect):
+    """A connection to the server that the settings name: whoever may redirect it would be told the token."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Take a redirect for what it is, an answer other than a WebSocket."""
+        return exc
 
 
 class Transport:
@@ -123,7 +132,7 @@ class Transport:
         """
         settings = self._settings
         try:
-            opened = await connect(
+            opened = await _Direct(
                 self._url,
                 ssl=self._tls,
                 subprotocols=[Subprotocol(SUBPROTOCOL)],
@@ -138,7 +147,7 @@ class Transport:
         except InvalidStatus as fault:
             self._metrics.connections.labels("refused").inc()
             raise Refused(f"HTTP {fault.response.status_code}", _retry_after(fault)) from fault
-        except (OSError, UnicodeError, InvalidHandshake, TimeoutError, asyncio.TimeoutError):
+        except _UNREACHABLE:
             self._metrics.connections.labels("failed").inc()
             raise
         async with opened as socket:

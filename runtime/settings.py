@@ -42,7 +42,7 @@ def settings_from_dict(kind: type[T], content: dict[str, Any], where: str) -> T:
     for key, value in content.items():
         if key not in fields:
             raise ConfigurationError(
-                f"{where}: unknown key {key!r} = {_written(value)}; allowed: {', '.join(sorted(fields))}"
+                f"{where}: unknown key {key!r} = {written(value)}; allowed: {', '.join(sorted(fields))}"
             )
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -71,15 +71,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             with suppress(OverflowError):  # an integer beyond all floats
                 return float(value)
-    elif hint is Path:
-        if isinstance(value, str):
-            return Path(value)
+    elif hint in (str, Path) and isinstance(value, str):
+        if "\0" in value:  # what takes paths, hosts and names raises all kinds of errors
+            raise ConfigurationError(f"{where} holds a zero byte: {value!r}")
+        return hint(value)
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigurationError(f"{where} must be {getattr(hint, '__name__', hint)}, not {_written(value)}")
+    raise ConfigurationError(f"{where} must be {getattr(hint, '__name__', hint)}, not {written(value)}")
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """Return *value* as an error names it."""
     try:
         return repr(value)
     except ValueError:  # Python writes no integers of thousands of digits, which TOML may hold as hexadecimal ones

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import resource
+import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -88,6 +89,10 @@ def archives() -> Iterator[Claim]:
     small = archive(bytes(1000))
     sizes = small.replace((1000).to_bytes(4, "little"), claim)
     yield "stored member that claims 200 MB", lambda: read_arrays(sizes)
+    directory = (b"PK\x01\x02".ljust(28, b"\0") + struct.pack("<H", 1)).ljust(46, b"\0") + b"a"
+    entries = 1_000_000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, entries * len(directory), 0, 0)
+    yield "a directory of a million arrays", lambda: read_arrays(entries * directory + end)
 
 
 def tables() -> Iterator[Claim]:

@@ -193,6 +193,47 @@ def test_spool_is_resent_by_worth_beginnings_first(settings: Make, tmp_path: Pat
     asyncio.run(story())
 
 
+def test_no_fewer_bytes_are_sent_again_than_make_a_picture(settings: Make, tmp_path: Path) -> None:
+    """A head segment is sent whole, however little of a frame is wanted, or nobody could ever decode it."""
+
+    async def story() -> None:
+        path = tmp_path / "spool.sqlite"
+        spool = Spool(path, "gate", 10**9, 1e9)
+        spool.add(frame(1, first=900))
+        spool.close()
+        async with ingest_double() as double:
+            source = SourceSettings("v4l2", device="/dev/there-is-none")
+            made = settings(double.url, source=source, spool=SpoolSettings(path, frame_bytes=600, portion_bytes=512))
+            await with_client(made, lambda client: until(lambda: bool(double.held) and not spooled(path)))
+            assert len(double.held[1].data) == 900
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("under_way", "kept"), [(300, 300), (3, 203)])
+def test_what_is_under_way_is_spooled_whole_when_the_client_ends(
+    settings: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, under_way: int, kept: int
+) -> None:
+    """As many frames as may be under way; what a slow disk cannot take beside them is counted, and said once."""
+
+    async def story() -> None:
+        path = tmp_path / "spool.sqlite"
+        sending = SendingSettings(deadline_s=600.0, frames=under_way)
+        client = Client(settings("ws://127.0.0.1:9", spool=SpoolSettings(path, "unsent"), sending=sending))
+        for sequence in range(300):
+            client._settle(Finished(frame(sequence, due=600.0, size=1000), 0, False, None, "lost"))
+        await asyncio.wait(set(client._notes))
+        assert value(client, "spool_errors_total") == 300 - kept
+        assert caplog.text.count("spool failed") == (kept < 300)
+        await client._in_spool(client._close_spool)
+        assert len(spooled(path)) == kept
+        client._spool_thread.shutdown()
+        client._codec.close()
+        client._counter.close()
+
+    asyncio.run(story())
+
+
 def test_frames_that_the_server_does_not_store_stay(settings: Make, tmp_path: Path) -> None:
     """Its disk is full: answers come, the frames stay in the spool, and are not sent over and over."""
 

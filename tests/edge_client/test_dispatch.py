@@ -169,6 +169,22 @@ def test_lost_connection_goes_on_where_the_server_is() -> None:
     assert sum(len(each.data) for each in chunks) == 3000
 
 
+def test_a_server_that_has_forgotten_gets_all_again() -> None:
+    """What one that restarted never wrote is not taken for sent, whatever it had acknowledged."""
+    one = connected()
+    one.add(frame(1, due=60.0, size=20_000))
+    one.next_message(0.1)
+    chunk = one.next_message(0.1)
+    assert isinstance(chunk, Chunk)
+    one.receive(Ack(1, len(chunk.data)), 0.2)
+    one.lost(0.3)
+    one.connected(WELCOME, 0.5)
+    assert isinstance(one.next_message(0.5), Frame)
+    one.receive(Ack(1, 0), 0.6)
+    chunks = [message for message in said(one, 0.6) if isinstance(message, Chunk)]
+    assert chunks[0].offset == 0 and sum(len(each.data) for each in chunks) == 20_000
+
+
 def test_lost_connection_finishes_what_has_no_time_left() -> None:
     """Those frames, and those of the spool, go back to whoever keeps them."""
     one = connected()

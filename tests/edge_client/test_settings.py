@@ -109,6 +109,9 @@ def test_unknown_key_is_refused_with_those_allowed(tmp_path: Path) -> None:
         ("sending.chunk_bytes", "70000", "sending.chunk_bytes must be 64 to 65536"),
         ("spool.keep", '"some"', "spool.keep must be one of all, unsent"),
         ("status.port", "70000", "status.port must be"),
+        pytest.param("status.port", "0x" + "f" * 5000, "not a number of thousands of digits", id="status.port-huge"),
+        ("spool.file", '"a\\u0000b"', "file holds a zero byte"),
+        ("status.host", '"a\\u0000b"', "host holds a zero byte"),
         ("log.level", '"loud"', "log.level must be one of"),
     ],
 )

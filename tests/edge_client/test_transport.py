@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from edge_frames import frame
 from ingest_double import IngestDouble, ingest_double
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from edge_client.dispatch import Dispatch, Finished
@@ -198,6 +198,55 @@ def test_http_refusal_says_when_to_come_back() -> None:
     asyncio.run(run())
 
 
+def test_a_redirect_is_not_followed() -> None:
+    """Whom a server names is not whom the settings do: no connection, and no token, for it."""
+    met: list[object] = []
+
+    async def meet(socket: ServerConnection) -> None:
+        met.append(socket)
+        await socket.wait_closed()
+
+    def redirect(connection: object, request: Request) -> Response:
+        response: Response = connection.respond(301, "moved\n")  # type: ignore[attr-defined]
+        response.headers["Location"] = elsewhere
+        return response
+
+    async def run() -> None:
+        nonlocal elsewhere
+        async with (
+            serve(meet, "127.0.0.1", 0) as other,
+            serve(meet, "127.0.0.1", 0, process_request=redirect) as server,
+        ):
+            elsewhere = f"ws://127.0.0.1:{next(iter(other.sockets)).getsockname()[1]}/v1/ingest"
+            client = Client(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+            running = asyncio.ensure_future(client.transport.run())
+            await client.until(lambda: len(client.pauses) >= 2)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            assert client.connections("refused") >= 2 and not met
+
+    elsewhere = ""
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://127.0.0.1:99999"])
+def test_a_proxy_that_cannot_be_used_is_a_failure_like_others(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names it."""
+    for variable in ("http_proxy", "https_proxy", "socks_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, proxy)
+    monkeypatch.setenv("no_proxy", "")
+
+    async def run() -> None:
+        client = Client("ws://camera.example")
+        running = asyncio.ensure_future(client.transport.run())
+        await client.until(lambda: len(client.pauses) >= 2)
+        assert client.connections("failed") >= 2
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(run())
+
+
 def test_server_that_says_nothing_is_left() -> None:
     """A connection without a welcome ends after connect_s."""
 
@@ -228,7 +277,7 @@ def test_nonsense_of_the_server_ends_the_connection_with_a_fault() -> None:
 
 
 def test_host_that_has_no_name_is_a_failure_like_others() -> None:
-    """A redirect may name one: it is counted, and tried again."""
+    """It is counted, and tried again."""
 
     async def run() -> None:
         client = Client("ws://cam..example")

@@ -92,6 +92,12 @@ def test_unknown_nested_key_is_refused_with_its_place(tmp_path: Path) -> None:
         loaded(tmp_path, 'name = "x"\n[stages.a]\nwieght = 1')
 
 
+def test_text_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+    """No path, host or name holds one, and what takes them raises all kinds of errors."""
+    with pytest.raises(ConfigurationError, match=r"settings\.toml: name holds a zero byte: 'a\\x00b'"):
+        loaded(tmp_path, 'name = "a\\u0000b"')
+
+
 def test_missing_key_is_refused(tmp_path: Path) -> None:
     """What has no default must be given."""
     with pytest.raises(ConfigurationError, match=r"settings\.toml: missing key 'name'"):
