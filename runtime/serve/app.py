@@ -62,6 +62,7 @@ class Server:
         self.tokens = Tokens.read(settings, environment)
         self.events, self.metrics = Events(), Metrics()
         self.store = Store(settings.store, self._limits)
+        self.metrics.store_bytes.set(self.store.stream_bytes)
         self.cuts = Cuts(settings.decode.bundle, settings.classifier, self._limits)
         self.intake: Intake | None = None
         self.uploads: Uploads | None = None

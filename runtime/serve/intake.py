@@ -34,6 +34,7 @@ from runtime.serve.worker import Ticket
 LOG = logging.getLogger("cutoff.serve")
 _REJOIN_S = 30.0  # a frame without a deadline waits so long for its camera to come back
 _CAMERAS_AT_LEAST = 4  # how many it takes to fill the memory set aside for open frames
+_JOB_BYTES = 4096  # that a write takes beside its stream while it waits for the disk
 _SEND_S = 0.002  # left between the last look at the disk and the deadline
 _PREVIEW_SIDE = 512  # pixels of the longer side of small pictures
 
@@ -69,6 +70,7 @@ class OpenFrame:
         due: instant on the server's clock by which it is to be answered; None without a deadline.
         data: bytes held, from the first.
         kept: how many of them are on the disk.
+        writing: how many will be, when what waits for the disk is done.
         ticket: at the desk; None before there is anything new to decode, and when it is answered.
         former: what was answered to an earlier opening.
         answered: this opening has its result; bytes are still taken.
@@ -84,6 +86,7 @@ class OpenFrame:
     client: Client | None
     data: bytearray = field(default_factory=bytearray)
     kept: int = 0
+    writing: int = 0
     ticket: Ticket | None = None
     former: Result | None = None
     answered: bool = False
@@ -120,6 +123,7 @@ class Intake:
         self._clients: dict[str, Client] = {}
         self._newest: dict[str, int] = {}  # largest sequence known of a camera; the store is not asked about later ones
         self._claimed = 0
+        self._unwritten = 0  # bytes that wait for the disk
         self._to_disk = ThreadPoolExecutor(1, "cutoff-store")
         self._to_jpeg = ThreadPoolExecutor(1, "cutoff-pictures")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -316,6 +320,7 @@ class Intake:
         frame.answered, frame.due = frame.whole and frame.settled, due
         if not frame.answered and (due is not None or not frame.settled):
             self._to_desk(frame)
+        self._gauge()
 
     def _to_desk(self, frame: OpenFrame) -> None:
         hearing = _Hearing(self, frame, asyncio.get_running_loop())
@@ -408,13 +413,14 @@ class Intake:
             self.metrics.margin_ms.observe(result.margin_ms)
         if outcome.message:
             LOG.info("camera %s, frame %d: %s: %s", frame.camera, frame.sequence, outcome.status, outcome.message)
-        try:
-            await self._on(self._to_disk, self.store.note, frame.camera, result)
-        except OutputError as fault:
-            self._store_failed(fault)
         jpeg = None
         if self.events.watched and picture is not None and picture.image is not None:
             jpeg = await self._on(self._to_jpeg, small_jpeg, picture.image)
+        del outcome, picture  # the disk may take its time
+        try:
+            await self._write(0, self.store.note, frame.camera, result)
+        except OutputError as fault:
+            self._store_failed(fault)
         self.events.publish(FrameAnswered(frame.camera, result, frame.size, len(frame.data), frame.received, jpeg))
 
     async def _wait_for_disk(self, frame: OpenFrame, write: asyncio.Future[None]) -> None:
@@ -423,15 +429,35 @@ class Intake:
         await asyncio.wait({write}, timeout=None if math.isinf(left_s) else max(0.0, left_s / 2 - _SEND_S))
 
     async def _keep(self, frame: OpenFrame) -> None:
-        data = bytes(frame.data)
+        """Write what is held of *frame*, unless that waits for the disk already."""
+        size = len(frame.data)
+        if size and size <= frame.writing:
+            return
+        frame.writing = size
         try:
-            await self._on(
-                self._to_disk, self.store.keep, frame.camera, frame.sequence, frame.size, frame.captured, data
-            )
-            frame.kept = max(frame.kept, len(data))
+            data = bytes(frame.data)
+            await self._write(size, self.store.keep, frame.camera, frame.sequence, frame.size, frame.captured, data)
+            frame.kept = max(frame.kept, size)
             self.metrics.store_bytes.set(self.store.stream_bytes)
         except OutputError as fault:
+            if frame.writing == size:
+                frame.writing = frame.kept
             self._store_failed(fault)
+
+    async def _write(self, size: int, work: Callable[..., Any], *arguments: Any) -> None:
+        """Do *work* on the store's thread, with *size* bytes to write, behind what waits there.
+
+        Raises:
+            OutputError: it failed; or the disk hangs, or is too slow for what comes, and no memory is left for it.
+        """
+        claim = size + _JOB_BYTES
+        if self._unwritten and self._unwritten + claim > self._limits.memory_bytes:
+            raise OutputError("the disk is too slow: streams and results that come now are not stored")
+        self._unwritten += claim
+        try:
+            await self._on(self._to_disk, work, *arguments)
+        finally:
+            self._unwritten -= claim
 
     async def _show(self, frame: OpenFrame, image: Image, label: Label | None, size: int) -> None:
         jpeg = await self._on(self._to_jpeg, small_jpeg, image)

@@ -68,6 +68,9 @@ class Listener(Protocol):
         """The frame is done; the last call."""
 
 
+_Work = tuple[Listener | None, Outcome]  # nobody hears of a label that is only measured
+
+
 class Labeller(threading.Thread):
     """Classifies finished pictures, one after the other, while workers are at the next ones.
 
@@ -79,8 +82,8 @@ class Labeller(threading.Thread):
         self.classify, self._clock = classify, clock
         self._costs = Costs()
         self._number = itertools.count()  # of equals the earliest first; nothing else is compared
-        self._waiting: queue.PriorityQueue[tuple[float, int, tuple[Listener, Outcome] | None]] = queue.PriorityQueue()
-        self._left_out = 0  # labels
+        self._waiting: queue.PriorityQueue[tuple[float, int, _Work | None]] = queue.PriorityQueue()
+        self._left_out = itertools.count(1)  # labels
 
     @property
     def cost_s(self) -> float:
@@ -91,12 +94,16 @@ class Labeller(threading.Thread):
         """Answer *listener* with *outcome*, and a label if there is a picture and time until *due*."""
         if self.classify is None or outcome.picture is None or outcome.picture.image is None:
             listener.answered(outcome)
-        else:
-            self._waiting.put((math.inf if due is None else due, next(self._number), (listener, outcome)))
+            return
+        until = math.inf if due is None else due
+        if self._clock() + self.cost_s < until:
+            self._put(until, (listener, outcome))
+        else:  # it must not wait for somebody else's label
+            self._without_label(until, listener, outcome)
 
     def stop(self) -> None:
         """End when what waits is done."""
-        self._waiting.put((math.inf, next(self._number), None))
+        self._put(math.inf, None)
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -104,17 +111,27 @@ class Labeller(threading.Thread):
             due, _, one = self._waiting.get()
             if one is None:
                 return
-            self._answer(due, *one)
+            listener, outcome = one
+            if listener is None:
+                self._labelled(outcome)
+            elif self._clock() + self.cost_s < due:
+                self._answer(due, listener, self._labelled(outcome))
+            else:
+                self._without_label(due, listener, outcome)
+
+    def _put(self, due: float, work: _Work | None) -> None:
+        self._waiting.put((due, next(self._number), work))
 
     def _answer(self, due: float, listener: Listener, outcome: Outcome) -> None:
-        in_time = self._clock() + self.cost_s < due
-        if in_time:
-            outcome = self._labelled(outcome)
         if outcome.status != "missed" and self._clock() > due:
             outcome = replace(outcome, status="missed")
         listener.answered(outcome)
-        if not in_time:
-            self._measure(outcome)
+
+    def _without_label(self, due: float, listener: Listener, outcome: Outcome) -> None:
+        """Answer at once; now and then make the label all the same, as what is never measured is believed for ever."""
+        self._answer(due, listener, outcome)
+        if next(self._left_out) % _MEASURED == 0 and self._waiting.empty():
+            self._put(math.inf, (None, outcome))
 
     def _labelled(self, outcome: Outcome) -> Outcome:
         assert self.classify is not None and outcome.picture is not None and outcome.picture.image is not None
@@ -124,12 +141,5 @@ class Labeller(threading.Thread):
         except Exception:
             LOG.exception("the classifier has failed")
             return outcome
-        took_s = self._clock() - began
-        self._costs.record("label", 1, took_s)
-        return replace(outcome, label=label, seconds=outcome.seconds + took_s)
-
-    def _measure(self, outcome: Outcome) -> None:
-        """Make a label that was left out, now and then: what is never measured again is believed for ever."""
-        self._left_out += 1
-        if self._left_out % _MEASURED == 0 and self._waiting.empty():
-            self._labelled(outcome)
+        self._costs.record("label", 1, self._clock() - began)
+        return replace(outcome, label=label)

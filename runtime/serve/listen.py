@@ -8,6 +8,7 @@ import logging
 import math
 import signal
 import socket
+import ssl
 import sys
 import threading
 from pathlib import Path
@@ -17,8 +18,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from engines.bundle import Bundle
 from runtime.cli.console import warn
+from runtime.codec import Codec
 from runtime.errors import ConfigurationError, MissingExtra
 from runtime.protocol import MAX_CHUNK, MAX_TEXT
 from runtime.serve.app import build_app
@@ -29,6 +30,7 @@ from runtime.serve.tokens import Tokens
 _LONGEST_MESSAGE = max(4 * MAX_TEXT, MAX_CHUNK + 64)  # bytes of a WebSocket message
 _GRACE_S = 20  # for connections and open frames, when the server is asked to end
 _KEEP_ALIVE_S = 5.0
+_UNREAD_S = 60.0  # after which a connection ends whose other side takes nothing of what is sent
 _BACKLOG = 128  # connections that are accepted at once, before any of them is looked at
 _SWITCH_S = 0.001  # between two threads that both want the interpreter: a deadline should not wait for 5 ms
 
@@ -40,18 +42,24 @@ def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
         CutoffError: settings, secrets, bundle, classifier or store are not as they must be.
     """
     settings = read_server_settings(path)
-    listen, tokens, bundle = settings.listen, Tokens.read(settings), Bundle.open(settings.decode.bundle)
+    listen, tokens, decode = settings.listen, Tokens.read(settings), settings.decode
+    # What fails here says so in a line; what fails once the application starts is the server's traceback.
+    with Codec.open(decode.bundle, decode.engine, decode.threads, precision=decode.precision) as codec:
+        codec.model.open_all()
+        bundle = codec.bundle.name
     if settings.classifier is not None:
         open_classifier(settings.classifier)
-    for file in (listen.certificate, listen.key):
-        if file is not None and not file.is_file():
-            raise ConfigurationError(f"{path}: listen: {file}: no such file")
+    _check_certificate(listen, path)
     if not tokens.cameras:
         warn(f"{path}: no camera has a token, so none can connect")
     if listen.certificate is None and not listen.on_loopback:
         warn(f"{path}: listen: without a certificate tokens cross the network as they are, unless a proxy ends TLS")
+    if tokens.open_to_viewers:
+        warn(
+            f"{path}: no viewer has a token: whoever asks from this machine sees all, as does whom a proxy lets through"
+        )
     if check_only:
-        print(f"{path}: {len(tokens.cameras)} camera(s), bundle {bundle.name}, {listen.host}:{listen.port}")
+        print(f"{path}: {len(tokens.cameras)} camera(s), bundle {bundle}, {listen.host}:{listen.port}")
         return 0
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.setswitchinterval(_SWITCH_S)
@@ -63,6 +71,17 @@ def command(path: Path, *, check_only: bool = False, ray: bool = False) -> int:
     server = _Server(uvicorn_config(settings))
     server.run()
     return 0 if server.started else 1
+
+
+def _check_certificate(listen: ListenSettings, path: Path) -> None:
+    if listen.certificate is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(listen.certificate, listen.key, password=lambda: "")  # or it would ask for one
+    except (OSError, ssl.SSLError) as fault:
+        files = f"{listen.certificate} and {listen.key}"
+        raise ConfigurationError(f"{path}: listen: {files} are no certificate and its key: {fault}") from fault
 
 
 class _Server(uvicorn.Server):
@@ -111,6 +130,17 @@ def uvicorn_config(settings: ServerSettings, **options: Any) -> uvicorn.Config:
     )
 
 
+def end_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """End a connection whose other side takes nothing for so long, though it lives; where the system can (Linux).
+
+    Whoever closes such a connection would wait for its bytes to be taken.
+    """
+    connection = transport.get_extra_info("socket")
+    option: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, option, int(1000 * seconds))
+
+
 def guarded(listen: ListenSettings) -> type[H11Protocol]:
     """Return uvicorn's HTTP protocol with caps on connections and a time by which a request is there.
 
@@ -130,6 +160,7 @@ def guarded(listen: ListenSettings) -> type[H11Protocol]:
             if len(self.connections) > listen.connections or len(same) > listen.connections_per_address:
                 transport.abort()
                 return
+            end_unread(transport, _UNREAD_S)
             self._watch()
 
         def data_received(self, data: bytes) -> None:

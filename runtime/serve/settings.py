@@ -198,7 +198,7 @@ def read_server_settings(path: Path) -> ServerSettings:
 
 def check(settings: ServerSettings, where: str) -> None:
     """ConfigurationError, with *where* in it, if values do not make sense or do not fit each other."""
-    listen, decode, limits, store = settings.listen, settings.decode, settings.limits, settings.store
+    listen, decode, limits = settings.listen, settings.decode, settings.limits
     if settings.ray.most_replicas is not None and settings.ray.most_replicas < settings.ray.replicas:
         raise ConfigurationError(f"{where}: ray: most_replicas must be at least replicas, {settings.ray.replicas}")
     if (listen.certificate is None) != (listen.key is None):
@@ -213,16 +213,21 @@ def check(settings: ServerSettings, where: str) -> None:
         raise ConfigurationError(
             f"{where}: decode: precision must be one of {', '.join(PRECISIONS)}, not {decode.precision!r}"
         )
-    _ = decode.warm_sizes
+    if any(width * height > decode.pixels for width, height in decode.warm_sizes):
+        raise ConfigurationError(f"{where}: decode: a size of warm has more than pixels, {decode.pixels}")
     if settings.classifier is not None:
         _check_classifier(settings.classifier, where)
-    tables = {"listen": listen, "decode": decode, "limits": limits, "store": store, "ray": settings.ray}
-    for table, group in tables.items():
+    _check_numbers(settings, where)
+    if limits.memory_bytes < limits.frame_bytes:
+        raise ConfigurationError(f"{where}: limits: memory_bytes must hold one frame_bytes, {limits.frame_bytes}")
+
+
+def _check_numbers(settings: ServerSettings, where: str) -> None:
+    for table in ("listen", "decode", "limits", "store", "ray"):
+        group = getattr(settings, table)
         for key, value in vars(group).items():
             if isinstance(value, (int, float)) and key != "port" and not value > 0:
                 raise ConfigurationError(f"{where}: {table}: {key} must be above 0, not {value}")
-    if limits.memory_bytes < limits.frame_bytes:
-        raise ConfigurationError(f"{where}: limits: memory_bytes must hold one frame_bytes, {limits.frame_bytes}")
 
 
 def check_camera_name(name: str, where: str) -> None:

@@ -11,6 +11,7 @@ must not be taken for such, so a lock on the folder lets one process at a time o
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -151,6 +152,8 @@ class Store:
                 "SELECT held, file, file_bytes FROM frames WHERE camera = ? AND sequence = ?", (camera, sequence)
             ).fetchone()
             held, former, former_bytes = row or (-1, None, 0)
+            if former is not None and not (self._folder / _STREAMS / former).exists():
+                held = -1  # the folder was put back from an older copy than the database
             if len(data) <= held:
                 return
             file = f"{camera}/{sequence}-{len(data)}.cut" if data else None
@@ -164,7 +167,8 @@ class Store:
                     (camera, sequence, captured, self._now(), size, len(data), file, len(data)),
                 )
             self._bytes += len(data) - former_bytes
-            self._remove(former)
+            if former != file:
+                self._remove(former)
 
     def note(self, camera: str, result: Result) -> None:
         """Note what was answered of a frame that is kept.
@@ -193,7 +197,7 @@ class Store:
         """Trim and delete what is old or too much at *now*, seconds since 1970; return how many of each.
 
         Raises:
-            OutputError: a smaller stream cannot be written.
+            OutputError: a smaller stream cannot be written, and not because the disk is full: then it is deleted.
         """
         now, settings = self._now() if now is None else now, self._settings
         trimmed = deleted = 0
@@ -201,12 +205,12 @@ class Store:
             self._delete(frame)
             deleted += 1
         while (frame := self._oldest(now - settings.trim_days * _DAY, trimmed=False)) is not None:
-            self._trim(frame)
-            trimmed += 1
+            smaller = self._trim(frame)
+            trimmed, deleted = trimmed + smaller, deleted + (not smaller)
         while self._bytes > settings.bytes:
             if (frame := self._oldest(now, trimmed=False)) is not None:
-                self._trim(frame)
-                trimmed += 1
+                smaller = self._trim(frame)
+                trimmed, deleted = trimmed + smaller, deleted + (not smaller)
             elif (frame := self._oldest(now, trimmed=None)) is not None:
                 self._delete(frame)
                 deleted += 1
@@ -310,8 +314,21 @@ class Store:
         rows = self._rows(f"WHERE received < ? {which}ORDER BY received LIMIT 1", before)
         return rows[0] if rows else None
 
-    def _trim(self, frame: StoredFrame) -> None:
-        """Make the stream of *frame* smaller; one that cannot be, counts as trimmed."""
+    def _trim(self, frame: StoredFrame) -> bool:
+        """Make the stream of *frame* smaller; one that cannot be, counts as trimmed.
+
+        A full disk has no room for the smaller one beside it: False, and the frame is deleted, which makes room.
+        """
+        try:
+            self._make_smaller(frame)
+        except OutputError as fault:
+            if not _is_full(fault.__cause__):
+                raise
+            self._delete(frame)
+            return False
+        return True
+
+    def _make_smaller(self, frame: StoredFrame) -> None:
         with self._writing, self._faults("trim a stream"):
             frame = self.frame(frame.camera, frame.sequence) or frame  # it may have grown since it was found
             smaller = self._smaller(frame)
@@ -369,6 +386,11 @@ class Store:
                     for entry in os.scandir(folder.path):
                         if f"{folder.name}/{entry.name}" not in named:
                             os.unlink(entry.path)
+
+
+def _is_full(fault: BaseException | None) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(fault, OSError) and fault.errno in full
 
 
 def _stored(

@@ -58,7 +58,8 @@ _RECORD = 60  # frames of a camera that the overview shows
 MOST_FRAMES = 200  # listed at a time
 WIDEST = 4096  # pixels of a picture that is made smaller
 _LOGIN_BYTES = 4096
-_FAILURES, _FAILURES_S = 20, 10  # logins that may fail in so many seconds
+_FAILURES, _FAILURES_S = 20, 10  # logins from one address that may fail in so many seconds
+_KEPT_FAILURES = 1000
 _LOGIN_S = 30 * 86_400  # until a browser has to show its token again
 _LENGTH = struct.Struct(">I")
 _KEPT_S = 600  # a prefix's picture does not change; browsers may keep it for so long
@@ -97,7 +98,7 @@ class Views:
         """
         self._store, self._events, self._cuts, self._viewer, self._viewer_of = store, events, cuts, viewer, viewer_of
         self._request_s = request_s
-        self._failures: deque[float] = deque(maxlen=_FAILURES)
+        self._failures: deque[tuple[float, str | None]] = deque(maxlen=_KEPT_FAILURES)
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes."""
@@ -145,11 +146,13 @@ class Views:
         token = content.get("token") if isinstance(content, dict) else None
         if not isinstance(token, str) or not _same_site(request):
             return JSONResponse({"error": 'what is needed is {"token": "..."}'}, 400, SECURITY)
-        now = asyncio.get_running_loop().time()
-        if len(self._failures) == _FAILURES and now - self._failures[0] < _FAILURES_S:
+        now, address = asyncio.get_running_loop().time(), request.client.host if request.client else None
+        while self._failures and now - self._failures[0][0] >= _FAILURES_S:
+            self._failures.popleft()
+        if sum(who == address for _, who in self._failures) >= _FAILURES:
             return JSONResponse({"error": "too many attempts"}, 429, {**SECURITY, "Retry-After": str(_FAILURES_S)})
         if not is_sound(token) or self._viewer_of(token) is None:
-            self._failures.append(now)
+            self._failures.append((now, address))
             return JSONResponse({"error": "this token is not known"}, 401, SECURITY)
         response = Response(status_code=204, headers=SECURITY)
         secure = request.scope["scheme"] == "https"

@@ -27,7 +27,7 @@ from runtime.serve.labeller import Labeller, Listener, Outcome
 from runtime.serve.schedule import Job, overload_s
 
 LOG = logging.getLogger("cutoff.serve")
-PATIENCE_S = 30.0  # frames without a deadline are treated as if theirs were this far away
+PATIENCE_S = 30.0  # within which a frame without a deadline is answered once nothing more of it comes
 _SLICE = 2048  # bytes fed between two looks at the clock: some milliseconds of decoding
 _SEND_S = 0.003  # from an answer to the wire
 _EARLY_S = (0.001, 0.03)  # a thread that sleeps wakes up late by so much at least, and is not trusted to be later
@@ -53,7 +53,7 @@ class Ticket:
     opened: float
     late: bool = False
     portions: deque[bytes] = field(default_factory=deque)
-    closed: bool = False  # nothing more comes: answer when there is time
+    closed_at: float | None = None  # since then nothing more comes: answer when there is time
     decoder: Decoder | None = None
     fed: int = 0
     pixels: int = 0  # of the padded picture, once its head segment is there
@@ -63,9 +63,19 @@ class Ticket:
     fault: str = ""  # why the stream is of no use
 
     @property
+    def closed(self) -> bool:
+        """Nothing more comes."""
+        return self.closed_at is not None
+
+    @property
     def order_by(self) -> float:
-        """By which tickets are ranked: the instant when they are due, a late one for those that have none."""
-        return self.due if self.due is not None else self.opened + PATIENCE_S
+        """By which tickets are ranked: the instant when they are due; without a deadline, one after they are closed.
+
+        How long such a frame takes to come is nobody else's concern.
+        """
+        if self.due is not None:
+            return self.due
+        return math.inf if self.closed_at is None else self.closed_at + PATIENCE_S
 
 
 class Worker(threading.Thread):
@@ -109,7 +119,8 @@ class Worker(threading.Thread):
     def close(self, ticket: Ticket) -> None:
         """Nothing more comes."""
         with self._changed:
-            ticket.closed = True
+            if ticket.closed_at is None:
+                ticket.closed_at = self._clock()
             if ticket.due is None:
                 ticket.start_by = ticket.order_by
             self._changed.notify()
@@ -182,14 +193,16 @@ class Worker(threading.Thread):
             # One that was not begun is answered when its time is up, and no sooner: nothing could be made of it.
             first = next(ticket for ticket in ranked if ticket in begun or ticket.start_by - now <= early_s)
             return self._finish, self._with(first, begun, now)
-        may_begin = self._has_room(ranked)
+        may_begin, left_of_begun = self._has_room(ranked), self._latest_start(begun) - now - early_s
         for ticket in ranked:
             if ticket.portions and (ticket.decoder is not None or may_begin):
                 # Where none is begun, this one is, however long that took of late: all would be missed otherwise, and
                 # what is never measured again is believed for ever.
                 if self._slice_s(ticket) < left or not begun:
                     return self._feed, [ticket]
-                return self._finish, self._with(begun[0], begun, now)
+                # One of which nothing came is answered meanwhile; what comes of others is worth waiting for that.
+                if self._slice_s(ticket) >= left_of_begun:
+                    return self._finish, self._with(begun[0], begun, now)
             if ticket.closed and not ticket.portions and (ticket is ranked[0] or self._answer_s(ticket) < left):
                 return self._finish, self._ready_with(ticket, ranked, left)
         for ticket in ranked:
@@ -374,7 +387,7 @@ class Worker(threading.Thread):
     def _start_by(self, ticket: Ticket) -> float:
         """Return by when the answer must be begun; infinite while a frame without a deadline still grows."""
         if ticket.due is None:
-            return ticket.order_by if ticket.closed else math.inf
+            return ticket.order_by
         finish_by = None if ticket.decoder is None else ticket.decoder.finish_by()
         return ticket.due - _SEND_S if finish_by is None else finish_by
 

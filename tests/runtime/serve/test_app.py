@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from runtime.errors import OutputError
 from runtime.protocol import Ack, Chunk, End, Frame, Result
+from runtime.serve import listen as listen_module
 from runtime.serve.app import Server, build_app
 from runtime.serve.openapi import document
 from runtime.serve.settings import ListenSettings, TokenSettings
@@ -262,6 +263,19 @@ def test_a_body_that_does_not_come_is_not_awaited(settings, head, status):
             connection.sendall(b"x")
             while connection.recv(4096):
                 pass
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+def test_a_connection_that_takes_nothing_ends(settings, monkeypatch):
+    """Not even one that goes on asking before anybody has shown a token."""
+    monkeypatch.setattr(listen_module, "_UNREAD_S", 0.5)
+    with serving(settings) as running, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE_S)
+        connection.connect(("127.0.0.1", running.port))
+        with pytest.raises(ConnectionError):
+            while True:
+                connection.sendall(b"GET /page/cameras.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
 
 
 # Settings and secrets.

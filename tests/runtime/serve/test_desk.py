@@ -17,6 +17,7 @@ from serving import PATIENCE_S
 from runtime import Codec
 from runtime.serve.desk import Desk
 from runtime.serve.labeller import Label, Labeller, Outcome
+from runtime.serve.schedule import Job
 from runtime.serve.worker import Ticket, Worker
 
 TINY_PIXELS = 128 * 128  # of the crop, padded
@@ -338,6 +339,26 @@ def test_labels_are_made_by_deadline_and_nobody_is_late_for_another_s(bench, tin
     assert [listener.outcomes[0].label is None for listener in order] == [True, False, False, False]
 
 
+def test_nobody_waits_for_somebody_else_s_label_who_has_no_time_for_one(bench, tiny_codec, tiny_stream):
+    """A picture that is finished while a label is made is answered then, not behind it."""
+    hasty = Heard()
+
+    def classify(image: NDArray[np.uint8]) -> Label:
+        one.labeller.hand_on(hasty, one.now + 0.5, outcome)
+        one.now += 1.0
+        return Label("cat", 0.9)
+
+    one = bench(classify=classify)
+    one.labeller._costs.record("label", 1, 1.0)
+    outcome, patient = Outcome("ok", tiny_codec.decode(tiny_stream), None, 0.2), Heard()
+    one.labeller.hand_on(patient, 1005.0, outcome)
+    one.labeller.stop()
+    one.labeller.run()
+    assert hasty.outcomes == [outcome]
+    (labelled,) = patient.outcomes
+    assert (labelled.status, labelled.label, labelled.seconds) == ("ok", Label("cat", 0.9), 0.2)  # of a worker's time
+
+
 def test_a_classifier_that_was_slow_once_is_measured_again(bench, tiny_codec, tiny_stream):
     """Its labels are left out where there is too little time, but not for ever."""
     one = bench(classify=lambda image: Label("cat", 0.9))
@@ -346,7 +367,9 @@ def test_a_classifier_that_was_slow_once_is_measured_again(bench, tiny_codec, ti
     outcome = Outcome("ok", tiny_codec.decode(tiny_stream), None, 0.0)
     listeners = [Heard() for _ in range(1000)]
     for listener in listeners:
-        one.labeller._answer(one.now + 0.5, listener, outcome)
+        one.labeller.hand_on(listener, one.now + 0.5, outcome)
+        one.labeller.stop()
+        one.labeller.run()
     labels = [listener.outcomes[0].label for listener in listeners]
     assert labels[0] is None and labels[-1] is not None
 
@@ -369,6 +392,40 @@ def test_pictures_that_are_decoded_at_a_time_are_bounded(bench, tiny_stream):
     small.sleep()
     small.steps()
     assert [outcome.status for outcome in heard(only).outcomes] == ["ok"]
+
+
+def test_a_frame_grows_on_beside_one_of_which_nothing_came(bench, tiny_stream):
+    """A slice would last until that one's time is up: the answer that it is missed comes first, then the slice."""
+    one = bench()
+    growing, empty = one.open(1005.0, tiny_stream[:250]), one.open(1001.0)
+    one.steps()
+    for _ in range(3):
+        one.worker._costs.record("slice", TINY_PIXELS, 0.005)
+    one.now = 1000.995
+    one.worker.feed(growing, tiny_stream[250:])
+    assert one.steps() == []
+    one.sleep()
+    assert one.steps() == [("_finish", [empty]), ("_feed", [growing])]
+    assert not heard(growing).outcomes and growing.fed == len(tiny_stream)
+
+
+def test_a_frame_without_a_deadline_may_take_long_to_come(bench, tiny_stream):
+    """It is nobody else's overload, is not answered while it grows, and in the end from all that came."""
+    one = bench()
+    slow, cost = one.open(None, tiny_stream[:250], cost_s=0.5), Job(1065.0, 0.1)
+    one.steps()
+    one.now = 1060.0
+    assert one.worker.overload_s(cost) == 0.0
+    urgent = one.open(1062.0, tiny_stream[:250])
+    one.steps()
+    one.sleep()
+    assert one.steps() == [("_finish", [urgent])] and not heard(slow).outcomes
+    one.worker.feed(slow, tiny_stream[250:])
+    one.worker.close(slow)
+    assert one.worker.overload_s(Job(1062.5, 0.1)) == 0.0
+    assert one.steps() == [("_feed", [slow]), ("_finish", [slow])]
+    (outcome,) = heard(slow).outcomes
+    assert outcome.picture.complete and outcome.picture.bytes_used == len(tiny_stream)
 
 
 def test_a_whole_frame_waits_for_its_turn(bench, tiny_stream):

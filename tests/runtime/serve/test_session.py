@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import threading
+import time
 from typing import ClassVar
 
 import pytest
@@ -179,6 +180,37 @@ def test_a_full_disk_is_said_and_the_server_goes_on(running, camera, tiny_stream
     if held < len(tiny_stream):
         gate.send(Chunk(1, held, tiny_stream[held:]))
     assert gate.until(Result).stored
+
+
+def test_a_disk_that_hangs_takes_no_memory_without_end(settings, tiny_codec, tiny_stream, monkeypatch):
+    """Frames are answered in time, as not stored; what memory has no room for is counted, the rest is written later."""
+    limits = dataclasses.replace(settings.limits, frame_bytes=20_000, memory_bytes=20_000)
+    works_again = threading.Event()
+    with (
+        serving(dataclasses.replace(settings, limits=limits)) as running,
+        Camera(running.port, "gate", GATE, tiny_codec.bundle.exact_id.hex()) as gate,
+    ):
+        store, intake = running.server.store, running.server.intake
+        keep = store.keep
+
+        def hanging(*arguments: object) -> None:
+            works_again.wait(PATIENCE_S)
+            keep(*arguments)
+
+        monkeypatch.setattr(store, "keep", hanging)
+        gate.greet()
+        for sequence in range(1, 13):
+            send(gate, sequence, tiny_stream, 0.3)
+            result = gate.until(Result)
+            assert (result.sequence, result.stored) == (sequence, False)
+        assert 0 < intake._unwritten <= 20_000
+        assert running.server.metrics.store_errors._value.get() >= 6
+        works_again.set()
+        for _ in range(int(PATIENCE_S / 0.02)):
+            if not intake._unwritten:
+                break
+            time.sleep(0.02)
+        assert 1 <= len(store.frames("gate")) < 12
 
 
 def test_a_former_result_says_what_is_stored_by_now(running, camera, tiny_stream):

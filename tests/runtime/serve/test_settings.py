@@ -46,6 +46,7 @@ def test_the_sample_is_valid():
         ('[tokens.cameras]\n"a/b" = "0123456789abcdef"', "camera's name"),
         ('[tokens.cameras]\n".." = "0123456789abcdef"', "camera's name"),
         ('[decode]\nwarm = ["768"]', "no size"),
+        ('[decode]\nwarm = ["9000x1000"]', "a size of warm has more than pixels"),
         ('[decode]\nengine = "gpu"', "engine must be one of"),
         ('[classifier]\nfile = "a"', "missing key 'labels'"),
         ('[classifier]\nfile = "a"\nlabels = "b"\nenough = 1.5', "enough"),
@@ -106,6 +107,17 @@ def test_check_opens_what_the_settings_name(tmp_path, capsys):
     config.write_text(f'[decode]\nbundle = "{tiny}"\n[listen]\nhost = "0.0.0.0"\n[tokens.cameras]\ngate = "{SECRET}"\n')
     assert main(["serve", "--config", str(config), "--check"]) == 0
     assert "without a certificate tokens cross the network" in capsys.readouterr().err
+    assert "no viewer has a token" not in capsys.readouterr().err
+    config.write_text(f'[decode]\nbundle = "{tiny}"\n[tokens.cameras]\ngate = "{SECRET}"\n')
+    assert main(["serve", "--config", str(config), "--check"]) == 0
+    assert "no viewer has a token" in capsys.readouterr().err
+    for file in ("server.pem", "server.key"):
+        (tmp_path / file).write_text("no PEM")
+    files = f'certificate = "{tmp_path / "server.pem"}"\nkey = "{tmp_path / "server.key"}"\n'
+    config.write_text(f'[decode]\nbundle = "{tiny}"\n[listen]\n{files}')
+    assert "no certificate and its key" in refusal(capsys, "serve", "--config", config, "--check")[1]
+    config.write_text(f'[decode]\nbundle = "{tiny}"\nengine = "tensorrt"\n')
+    assert "tensorrt" in refusal(capsys, "serve", "--config", config, "--check")[1]
     config.write_text('[decode]\nbundle = "no-such-bundle"\n')
     assert refusal(capsys, "serve", "--config", config)[0] == 1
     config.write_text(f'[decode]\nbundle = "{tiny}"\n[classifier]\nfile = "a"\nlabels = "b"\n')

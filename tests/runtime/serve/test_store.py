@@ -180,6 +180,14 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(store, tmp_path, monkeypatc
     assert store.stream(store.frame("gate", 5)) == b"abcdef"
 
 
+def test_a_stream_that_is_gone_is_kept_again(store, tmp_path):
+    """A backup's folder may be older than its database; what is said to be stored is on the disk."""
+    store.keep("gate", 5, 3, 1e9, b"abc")
+    (tmp_path / "store" / "streams" / "gate" / "5-3.cut").unlink()
+    store.keep("gate", 5, 3, 1e9, b"abc")
+    assert store.stream(store.frame("gate", 5)) == b"abc" and store.stream_bytes == 3
+
+
 def test_a_database_that_cannot_be_written_is_an_error(store, tmp_path):
     """Another process holds it, or it is full: the same kind of error."""
     store._writer.execute("PRAGMA max_page_count = 1")
@@ -232,6 +240,26 @@ def test_old_streams_are_trimmed_and_then_deleted(tmp_path, monkeypatch, tiny_co
     assert not whole.trimmed and store.stream(whole) == tiny_stream
     assert store.stream_bytes == trimmed.file_bytes + len(tiny_stream)
     assert len(files(tmp_path)) == 2
+    store.close()
+
+
+def test_on_a_full_disk_old_streams_make_room(tmp_path, monkeypatch, tiny_stream):
+    """There is none for a smaller stream beside the old one: the oldest is deleted, and the next one is trimmed."""
+    store = Store(StoreSettings(folder=tmp_path, trim_days=7.0, trimmed_bytes=150))
+    for sequence in range(3):
+        kept_at(store, monkeypatch, sequence, 1e9 - 10 * DAY + sequence, tiny_stream)
+    write = store._write
+
+    def full(file: str, data: bytes) -> None:
+        if store.stream_bytes == 3 * len(tiny_stream):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+                write(file, data)
+        write(file, data)
+
+    monkeypatch.setattr(store, "_write", full)
+    assert store.retain(1e9) == (2, 1)
+    assert store.frame("gate", 0) is None and all(store.frame("gate", sequence).trimmed for sequence in (1, 2))
     store.close()
 
 

@@ -250,13 +250,16 @@ def test_what_no_header_can_carry_is_no_token(client: TestClient, token: str) ->
 
 
 def test_tokens_cannot_be_tried_out_quickly(gallery: Gallery, cuts: Cuts) -> None:
-    """After some failures nobody gets in for a while, not even with the right one: that would tell."""
+    """After some failures an address gets nobody in for a while, not even with the right one: that would tell."""
     gallery.token = "look-0123456789abcdef"
-    with TestClient(gallery.app(cuts)) as client:
+    app = gallery.app(cuts)
+    with TestClient(app, client=("10.0.0.1", 1)) as client:
         answers = [client.post("/v1/login", json={"token": f"guess {n}"}).status_code for n in range(30)]
         assert set(answers[:20]) == {401} and set(answers[20:]) == {429}
         last = client.post("/v1/login", json={"token": gallery.token})
         assert last.status_code == 429 and last.headers["retry-after"]
+    with TestClient(app, client=("10.0.0.2", 1)) as other:  # who does not guess is let in
+        assert other.post("/v1/login", json={"token": gallery.token}).status_code == 204
 
 
 def test_another_site_s_page_gets_nothing(client: TestClient) -> None:
