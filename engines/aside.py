@@ -6,6 +6,7 @@ A run that was told to end does so between two operations of its graph, up to te
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unfinished  # another class than the built-in one before Python 3.11
@@ -46,7 +47,7 @@ def run_aside(work: Callable[[], _T], seconds: float, give_up: Callable[[], None
     """
     running = _THREADS.executor.submit(work)
     try:
-        return running.result(max(0.0, seconds))
+        return running.result(min(max(0.0, seconds), threading.TIMEOUT_MAX))  # a deadline may be infinite
     except Unfinished:
         if running.done():  # it may be the work's own
             return running.result()

@@ -35,7 +35,10 @@ def cache_folder() -> Path:
     own = os.environ.get("CUTOFF_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutoff"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutoff"
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(tempfile.gettempdir()) / f"cutoff-{os.getuid()}"
 
 
 class _Durations:

@@ -30,6 +30,7 @@ from engines.proving import check_close, prove_size
 
 _CPU = "cpu"
 _CHOSEN = "chosen"
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def open_engine(
         progress: is told how a build goes on.
 
     Raises:
-        UsageError: there is no such engine or precision.
+        UsageError: there is no such engine or precision, or threads are more than make sense.
         BundleError: the bundle has no such graph, or its file holds what bundles may not, such as external data.
         EngineError: the graph cannot be opened, or an exact graph gives other bits than its known answers everywhere.
     """
@@ -239,6 +240,8 @@ def open_engine(
         raise UsageError(f"engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is unknown; there are {', '.join(PRECISIONS)}")
+    if threads is not None and not 0 <= threads <= _MOST_THREADS:
+        raise UsageError(f"threads must be at most {_MOST_THREADS}, not {threads}")
     spec = bundle.graph(role)
     try:
         read_graph(bundle.read(spec.file))  # what engines parse was looked through before

@@ -359,7 +359,7 @@ class Decoder:
         self._watch.check()
         with self._watch.timed("side"):
             self._plan = latents.body()
-            self._step = next(self._plan, None)
+            self._step = self._following()
         self._latents = latents
         self._finished = self._step is None
         # Where a full picture is out of reach from the start, the time is better spent on what the preview will show.
@@ -390,7 +390,7 @@ class Decoder:
             step = self._step
             if step.complete:
                 started = self._model.clock()
-                following = None if self._plan is None else next(self._plan, None)
+                following = self._following()
                 self._watch.record(_start_of_next(step), self._model.clock() - started)
                 if following is None:
                     self._finished = True
@@ -402,6 +402,14 @@ class Decoder:
                 return
             took_s = (self._model.clock() - started) * (_NEAR if near else 1)
             self._slice_s = max(took_s, _FORGET * self._slice_s)
+
+    def _following(self) -> Step | None:
+        """Return the plan's next step. A plan that failed has ended; then decoding begins anew with the next bytes."""
+        try:
+            return None if self._plan is None else next(self._plan, None)
+        except BaseException:
+            self._restart()
+            raise
 
     def _basis(self, header: Header, latents: Latents) -> _Basis:
         complete = self._finished and self._parser.complete
@@ -443,8 +451,8 @@ class Decoder:
         preview has to start there are those that have arrived and are not decoded, and those that will arrive if bytes
         go on coming as they did.
         """
-        header = self._parser.header
-        if self._aim == PREVIEW or self._latents is None or header is None:
+        header, latents = self._parser.header, self._latents  # which `cancel` may take away
+        if self._aim == PREVIEW or latents is None or header is None:
             return False
         waited_s = self._model.clock() - self._begun
         kept_s = reserve_s(self._model, self._pixels, PREVIEW, preview_made=False) + _STANDSTILL_S
@@ -453,7 +461,7 @@ class Decoder:
         later = min(len(self._parser.body) + arriving, header.body_bytes)
         gain = 1 - self._coder.bytes_read / later if later > 0 else 0.0
         lost = self._model.family.preview_share * self._error_at_start
-        return self._latents.error_left() * gain > _CLEARLY * lost
+        return latents.error_left() * gain > _CLEARLY * lost
 
     def _next_step_s(self) -> float:
         """Return what the start of the next step may take, if this one is complete."""

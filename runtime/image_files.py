@@ -184,7 +184,7 @@ def _has_deep_samples(picture: PIL.Image.Image) -> bool:
     for tile in getattr(picture, "tile", ()):
         arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         for argument in arguments:
-            if isinstance(argument, str) and ";16" in argument:
+            if isinstance(argument, str) and ";16" in argument and not argument.startswith("BGR;"):  # all three in 16
                 return True
         if tile[0].startswith("ppm") and isinstance(arguments[-1], int) and arguments[-1] > 255:
             return True

@@ -79,11 +79,9 @@ def image_from_tensor(x: Tensor | NDArray[np.uint8], height: int, width: int, *,
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         inside = x[0, :, top : min(top + rows, height), :width]
+        band = inside if x.dtype == np.uint8 else levels(inside)
         if grey:
-            inside = inside.mean(axis=0, dtype=np.float32)
-        band = np.rint(inside).astype(np.uint8) if x.dtype == np.uint8 else levels(inside)
-        if grey:
-            image[top : top + rows] = band
+            image[top : top + rows] = np.rint(band.mean(axis=0, dtype=np.float32)).astype(np.uint8)
             continue
         for channel in range(3):  # numpy takes four times as long to exchange axes itself
             image[top : top + rows, :, channel] = band[channel]

@@ -20,14 +20,13 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
         OutputError: it cannot be written; nothing was left behind, and an earlier file is as it was.
     """
     try:
-        target = Path(os.path.realpath(path))
-        earlier = _mode(target)
+        earlier = _mode(path)
         if earlier is not None and stat.S_ISDIR(earlier):
             raise OutputError(f"{path}: cannot be written: it is a folder")
         if earlier is not None and not stat.S_ISREG(earlier):
-            target.write_bytes(content)
+            path.write_bytes(content)  # by its own name: behind the links of /dev/stdout lies none
         else:
-            _replace(target, content, earlier, durable=durable)
+            _replace(Path(os.path.realpath(path)), content, earlier, durable=durable)
     except OSError as fault:
         raise OutputError(f"{path}: cannot be written: {fault.strerror or fault}") from fault
     except ValueError as fault:  # a zero byte in the name

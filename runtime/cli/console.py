@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
 def print_object(result: Mapping[str, Any]) -> None:
     """Print *result* as one JSON object on one line."""
     print(json.dumps(_rounded(result), allow_nan=False))
+
+
+def report(text: str, output: Path) -> None:
+    """Print what was written to *output*; on stderr if that is stdout itself, where it would be taken for a part."""
+    try:
+        itself = os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # a stdout that is no file
+        itself = False
+    print(text, file=sys.stderr if itself else sys.stdout)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[int] = (0,)) -> None:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from runtime.cli.console import print_object, timed, warn
+from runtime.cli.console import print_object, report, timed, warn
 from runtime.cli.encode import refuse_same_file
 from runtime.cli.options import add_engine_options, add_json, add_output, byte_count, positive_number
 from runtime.cli.streams import naming, open_codec, read_prefix
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_object(_described(picture, ms))
     elif picture.image is not None:
-        print(f"{arguments.output}: {_summary(header, picture)}")
+        report(f"{arguments.output}: {_summary(header, picture)}", arguments.output)
     if picture.image is None:
         raise CutoffError(f"{arguments.input}: no picture could be made within {arguments.deadline_ms:g} ms")
     return 0

@@ -13,8 +13,8 @@ import argparse
 import csv
 import dataclasses
 import io
+import itertools
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show every picture, and print the table; then, or instead, a camera and a server."""
-    live = Live(arguments.bundle, arguments.source, arguments.classifier, arguments.labels, arguments.port)
+    live = Live(
+        arguments.bundle,
+        arguments.source,
+        arguments.classifier,
+        arguments.labels,
+        arguments.port,
+        engine_options(arguments),
+    )
     if arguments.serve:
         return _serve(live)
     if arguments.out is None:
@@ -245,10 +252,12 @@ def _pictures(paths: Sequence[Path]) -> Iterator[tuple[str, Image]]:
     if not paths:
         yield from photographs().items()
         return
-    seen: Counter[str] = Counter()
+    names: set[str] = set()
     for file in find_pictures(paths).values():
-        seen[file.stem] += 1
-        yield file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}", read_image(file)
+        numbered = (f"{file.stem}-{number}" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([file.stem], numbered) if name not in names)
+        names.add(name)
+        yield name, read_image(file)
 
 
 def _byte_cuts(encoding: Encoding, pixels: int, points: Sequence[float]) -> Iterator[Cut]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtime.cli.console import print_object, timed
+from runtime.cli.console import print_object, report, timed
 from runtime.cli.options import add_bundle, add_engine_options, add_json, add_output, byte_count, engine_options
 from runtime.cli.streams import naming
 from runtime.codec import Codec
@@ -51,10 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_object({"bytes": len(stream), "bpp": bpp, "width": width, "height": height, "bundle": name, "ms": ms})
     else:
-        print(
-            f"{arguments.output}: {len(stream)} bytes, {bpp:.3f} bpp, {width}x{height}, bundle {name}, "
-            f"{ms['total']:.0f} ms"
-        )
+        size = f"{len(stream)} bytes, {bpp:.3f} bpp, {width}x{height}"
+        report(f"{arguments.output}: {size}, bundle {name}, {ms['total']:.0f} ms", arguments.output)
     return 0
 
 

@@ -20,12 +20,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engines.bundle import Bundle
 from runtime.cli.console import note
+from runtime.cli.options import EngineOptions
 from runtime.cli.samples import camera_pictures, photographs
 from runtime.errors import CutoffError, MissingExtra, UsageError
 from runtime.image_files import write_image
@@ -97,6 +98,7 @@ class Live:
         source: a clip, or a folder of pictures; None for views of photographs.
         classifier, labels: of an ImageNet classifier, both or none.
         port: of the server; 0 for any that is free.
+        engine: what camera and server run networks on.
     """
 
     bundle: str
@@ -104,6 +106,7 @@ class Live:
     classifier: Path | None = None
     labels: Path | None = None
     port: int = 0
+    engine: EngineOptions = field(default_factory=lambda: EngineOptions(engine="auto", threads=None, precision="auto"))
 
     def __post_init__(self) -> None:
         if (self.classifier is None) != (self.labels is None):
@@ -138,12 +141,15 @@ class Live:
             session.programs.append(stack.enter_context(_program(folder, "edge", CUTOFF_EDGE_TOKEN=token)))
             yield session
 
+    def _engine_keys(self) -> dict[str, Any]:
+        return {key: value for key, value in self.engine.items() if value is not None}
+
     def _server_toml(self, folder: Path, port: int) -> str:
         warm = f"{_WIDTH}x{_HEIGHT}" if self.source is None else f"{_MOST_WIDTH}x{_MOST_WIDTH * 9 // 16}"
         tables: dict[str, dict[str, Any]] = {
             "listen": {"host": "127.0.0.1", "port": port},
             "tokens.cameras": {CAMERA: "env:CUTOFF_DEMO_TOKEN"},
-            "decode": {"bundle": _absolute(self.bundle), "warm": [warm]},
+            "decode": {"bundle": _absolute(self.bundle), "warm": [warm], **self._engine_keys()},
             "store": {"folder": str(folder / "store")},
         }
         if self.classifier is not None and self.labels is not None:
@@ -156,7 +162,7 @@ class Live:
             "server": {"url": f"ws://127.0.0.1:{port}"},
             "source": {"kind": kind, "path": str(source.resolve()), "fps": _FPS, "loop": True},
             "picture": {"width": _MOST_WIDTH, "height": _MOST_HEIGHT},
-            "codec": {"bundle": _absolute(self.bundle)},
+            "codec": {"bundle": _absolute(self.bundle), **self._engine_keys()},
             "sending": {"deadline_s": _DEADLINE_S},
             "status": {"port": 0},
             "log": {"level": "warning"},
@@ -225,7 +231,8 @@ class Session:
         self.programs.pop().end()
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.address + path, timeout=10) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine
+        with direct.open(self.address + path, timeout=10) as answer:
             return json.loads(answer.read())
 
 
@@ -262,7 +269,7 @@ def _program(folder: Path, verb: str, **environment: str) -> Iterator[Program]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env={**os.environ, **environment},
+            env={**os.environ, "no_proxy": "127.0.0.1", **environment},
             start_new_session=True,  # Ctrl-C is for this process, which then ends them in order
         )
     program = Program(verb, process, log)

@@ -6,6 +6,7 @@ Results go to stdout, notes and errors to stderr. Exit status: 0, 1 for bad data
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser(words).parse_args(words)
         status = VERBS[arguments.verb].run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a process may have been started without one
+            sys.stdout.flush()
         return status
     except CutoffError as fault:
         if show_traceback:
@@ -96,8 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cutoff: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # nobody reads stdout any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 1
+    except (OSError, MemoryError) as fault:  # of stdout on a full disk; of a size that a machine has no memory for
+        if show_traceback:
+            traceback.print_exc()
+        print(f"cutoff: error: {fault or 'out of memory'}", file=sys.stderr)
+        _forget_stdout()
+        return 1
+
+
+def _forget_stdout() -> None:
+    """Keep the interpreter from trying once more, as it ends, to write what could not be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it may be no file, or none at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from runtime.cli.console import print_object
+from runtime.cli.console import print_object, report
 from runtime.cli.options import add_json, add_output, byte_count
 from runtime.cli.streams import naming, read_prefix
 from runtime.stream import trim
@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_object({"bytes": len(trimmed), "bytes_before": len(stream), "complete": trimmed == stream})
     else:
-        print(f"{arguments.output}: {len(trimmed)} of {len(stream)} bytes")
+        report(f"{arguments.output}: {len(trimmed)} of {len(stream)} bytes", arguments.output)
     return 0

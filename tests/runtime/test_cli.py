@@ -321,6 +321,11 @@ def test_wrong_usage_is_one_line_and_status_2(words: list[str], capsys: Capture)
     assert "--help" in line
 
 
+def test_more_threads_than_make_sense_are_refused(capsys: Capture, coded: Path, tmp_path: Path) -> None:
+    words = ("decode", coded, "-o", tmp_path / "a.png", "--threads", "99999999999")
+    assert refusal(capsys, *words) == (2, "cutoff: error: threads must be at most 1024, not 99999999999")
+
+
 def test_traceback_only_on_request(capsys: Capture, tmp_path: Path) -> None:
     for words in (["--traceback", "inspect", "missing.cut"], ["inspect", "missing.cut", "--traceback"]):
         assert main(words) == 1
@@ -380,6 +385,22 @@ def test_start_imports_nothing_optional() -> None:
 def test_a_reader_that_leaves_is_no_traceback(coded: Path) -> None:
     finished = _process("/bin/sh", "-c", f"'{sys.executable}' -m runtime inspect '{coded}' | true")
     assert finished.stderr == ""
+
+
+@pytest.mark.parametrize(("target", "status"), [(">&-", 0), (">/dev/full", 1)], ids=["closed", "full"])
+def test_a_stdout_that_takes_nothing_is_no_traceback(coded: Path, target: str, status: int) -> None:
+    """What was asked for is done; that nothing can be said of it is one line."""
+    finished = _process("/bin/sh", "-c", f"'{sys.executable}' -m runtime inspect '{coded}' {target}")
+    assert finished.returncode == status and len(finished.stderr.splitlines()) == status
+    assert ("No space left" in finished.stderr) == bool(status)
+
+
+def test_a_stream_on_stdout_is_nothing_but_the_stream(coded: Path, tmp_path: Path) -> None:
+    """The line about it goes to stderr."""
+    command = f"'{sys.executable}' -m runtime trim '{coded}' -o /dev/stdout --bytes 3000 | cat > '{tmp_path / 'b.cut'}'"
+    finished = _process("/bin/sh", "-c", command)
+    assert finished.returncode == 0 and "/dev/stdout: " in finished.stderr
+    assert (tmp_path / "b.cut").read_bytes() == trim(coded.read_bytes(), 3000)
 
 
 def test_synthetic_picture_is_always_the_same_and_like_a_photograph(codec: Codec) -> None:

@@ -54,12 +54,12 @@ def test_demo_writes_pictures_strips_and_a_table(capsys: Capture, codec: Codec, 
 def test_demo_takes_folders_and_tells_equal_names_apart(
     capsys: Capture, tmp_path: Path, photographs: dict[str, Image]
 ) -> None:
-    for name in ("a.png", "a.bmp"):
+    for name in ("a-2.png", "a.png", "a.bmp"):
         write_image(tmp_path / name, photographs["chelsea"][:64, :64])
     (tmp_path / "notes.txt").write_text("not a picture")
     printed = run(capsys, "demo", tmp_path, "--out", tmp_path / "out", "--points", "1", "--deadlines-ms", "1000")
     assert (tmp_path / "out" / "a-strip.png").exists()
-    assert (tmp_path / "out" / "a-2-strip.png").exists()
+    assert (tmp_path / "out" / "a-2-strip.png").exists() and (tmp_path / "out" / "a-3-strip.png").exists()
     assert "psnr_db" in printed
 
 

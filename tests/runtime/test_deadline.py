@@ -6,6 +6,7 @@ Clock and costs are made up: networks advance the clock by what they are said to
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -410,6 +411,13 @@ def test_a_stage_left_out_is_tried_again(world: World) -> None:
     skipped = [finished(world, world.stream, 0.050).skipped for _ in range(100)]
     first = skipped.index(())
     assert 20 < first < 90 and set(skipped[:first]) == {("g_s",)} and set(skipped[first:]) == {()}
+
+
+@pytest.mark.parametrize("instant", [math.inf, 1e13])
+def test_a_deadline_may_be_as_far_as_one_likes(codec: Codec, stream: bytes, instant: float) -> None:
+    """Further than any thread can wait; networks have run before, so that one could be given up."""
+    picture = [codec.decode(stream, Deadline(instant)) for _ in range(3)][-1]
+    assert picture.complete and not picture.missed
 
 
 def test_engines_give_up_in_time(codec: Codec, stream: bytes) -> None:

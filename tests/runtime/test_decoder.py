@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from runtime import Codec
 from runtime.entropy.plan import Field, trit_planes
 from runtime.entropy.tables import MEAN_UNIT
-from runtime.errors import BundleError, Incomplete, LimitExceeded
+from runtime.errors import BundleError, EngineError, Incomplete, LimitExceeded
 from runtime.stream import FRAME_BYTES, HEADER_BYTES, prefix_bytes
 
 Image = NDArray[np.uint8]
@@ -202,6 +202,30 @@ def test_finished_prefix_can_go_on(codec: Codec, crop_stream: bytes) -> None:
     decoder.feed(crop_stream[500:])
     picture, whole = decoder.finish(), codec.decode(crop_stream)
     assert picture.image is not None and whole.image is not None and (picture.image == whole.image).all()
+
+
+@pytest.mark.parametrize("bundle", ["tiny", "tiny-ctc"])
+def test_a_graph_that_failed_once_leaves_no_wrong_picture(
+    make_golden: ModuleType, crop: Image, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the plan was: with the next bytes decoding begins anew, and what is complete is."""
+    role = "crr" if bundle == "tiny-ctc" else "h_s"
+    with Codec.open(make_golden.HERE / bundle, threads=1) as codec:
+        stream = codec.encode(crop).stream
+        whole = codec.decode(stream)
+
+        def failing(*_: object, **__: object) -> None:
+            raise EngineError("once")
+
+        decoder = codec.decoder()
+        with monkeypatch.context() as patch:
+            patch.setattr(codec.model.engine(role), "run", failing)
+            with pytest.raises(EngineError, match="once"):
+                decoder.feed(stream[:-1])
+        decoder.feed(stream[-1:])
+        picture = decoder.finish()
+        assert picture.complete and picture.steps == whole.steps
+        assert picture.image is not None and whole.image is not None and (picture.image == whole.image).all()
 
 
 def test_bytes_behind_the_stream_are_ignored(codec: Codec, crop_stream: bytes) -> None:

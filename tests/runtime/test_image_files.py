@@ -122,6 +122,16 @@ def _deep_tiff(path: Path, **options: object) -> None:
     tifffile.imwrite(path, samples, photometric="rgb", **options)
 
 
+def test_bmp_with_16_bits_for_all_three_channels_is_read(tmp_path: Path) -> None:
+    """Five or six for each: fewer than eight."""
+    header = struct.pack("<2sIHHI", b"BM", 70 + 8, 0, 0, 70) + struct.pack(
+        "<IiiHHIIiiII", 56, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0
+    )
+    masks = struct.pack("<4I", 0xF800, 0x07E0, 0x001F, 0)
+    (tmp_path / "a.bmp").write_bytes(header + masks + struct.pack("<4H", 0xF800, 0x07E0, 0x001F, 0xFFFF))
+    assert read_image(tmp_path / "a.bmp").tolist() == [[[0, 0, 255], [255, 255, 255]], [[255, 0, 0], [0, 255, 0]]]
+
+
 def test_16_bit_png_is_refused(tmp_path: Path) -> None:
     """Pillow would read colour of 16 bits as 8 bits without a word."""
     for kind, channels in ((PNG_GREY, 1), (PNG_RGB, 3)):

@@ -168,3 +168,10 @@ def test_levels_are_a_picture_too(grey: bool) -> None:
     if grey:
         x[:, 1:] = x[:, :1]
     assert np.array_equal(image_from_tensor(levels(x), 50, 61, grey=grey), image_from_tensor(x, 50, 61, grey=grey))
+
+
+def test_grey_is_the_mean_of_levels() -> None:
+    """As FORMAT.md has it: what is beyond black and white is cut off in each channel before it counts."""
+    x = np.array([1.3, 0.4, 0.4], np.float32).reshape(1, 3, 1, 1)
+    assert image_from_tensor(x, 1, 1, grey=True).tolist() == [[153]]
+    assert image_from_tensor(levels(x), 1, 1, grey=True).tolist() == [[153]]

@@ -69,6 +69,16 @@ def test_a_device_stays_a_device() -> None:
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd here")
+def test_a_pipe_behind_links_is_written_to() -> None:
+    """As /dev/stdout is one, and what shells make of >(command)."""
+    reader, writer = os.pipe()
+    write_whole(Path(f"/dev/fd/{writer}"), b"new")
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"new"
+
+
 def test_a_failed_rename_leaves_the_earlier_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from commands import printed, refusal
 from numpy.typing import NDArray
 
 from runtime.cli import demo, live
+from runtime.cli.options import EngineOptions
 from runtime.cli.samples import camera_pictures
 from runtime.errors import MissingExtra, UsageError
 from runtime.image_files import write_image
@@ -134,6 +135,13 @@ def test_wrong_calls_are_refused(capsys: Capture, words: list[str], says: str) -
     status, line = refusal(capsys, *words)
     assert status in (1, 2)
     assert says in line
+
+
+def test_what_runs_networks_is_handed_on(tmp_path: Path) -> None:
+    """To the camera and to the server."""
+    one = live.Live("dpict-edge", engine=EngineOptions(engine="cpu", threads=3, precision="fp32"))
+    for content in (one._server_toml(tmp_path, 1), one._edge_toml(tmp_path, 1, tmp_path)):
+        assert all(line in content for line in ('engine = "cpu"', "threads = 3", 'precision = "fp32"'))
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
