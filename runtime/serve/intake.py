@@ -10,13 +10,12 @@ a thread each.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -24,19 +23,19 @@ from runtime.errors import CutoffError, OutputError
 from runtime.picture import Image
 from runtime.protocol import Ack, Chunk, End, Enough, Fault, Frame, Message, Result
 from runtime.serve.desk import Desk
+from runtime.serve.disk import Disk
 from runtime.serve.events import CameraChanged, Events, FrameAnswered, FrameProgress
 from runtime.serve.labeller import Label, Outcome
 from runtime.serve.metrics import Metrics
 from runtime.serve.settings import LimitSettings
+from runtime.serve.small_jpeg import small_jpeg
 from runtime.serve.store import Store, StoredFrame
 from runtime.serve.worker import Ticket
 
 LOG = logging.getLogger("cutoff.serve")
 _REJOIN_S = 30.0  # a frame without a deadline waits so long for its camera to come back
 _CAMERAS_AT_LEAST = 4  # how many it takes to fill the memory set aside for open frames
-_JOB_BYTES = 4096  # that a write takes beside its stream while it waits for the disk
 _SEND_S = 0.002  # left between the last look at the disk and the deadline
-_PREVIEW_SIDE = 512  # pixels of the longer side of small pictures
 
 
 class Refusal(CutoffError):
@@ -123,8 +122,7 @@ class Intake:
         self._clients: dict[str, Client] = {}
         self._newest: dict[str, int] = {}  # largest sequence known of a camera; the store is not asked about later ones
         self._claimed = 0
-        self._unwritten = 0  # bytes that wait for the disk
-        self._to_disk = ThreadPoolExecutor(1, "cutoff-store")
+        self._disk = Disk(limits.memory_bytes)
         self._to_jpeg = ThreadPoolExecutor(1, "cutoff-pictures")
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -254,7 +252,7 @@ class Intake:
         for frame in list(self._frames.values()):
             self._drop(frame)
         await self._settle()
-        self._to_disk.shutdown()
+        self._disk.close()
         self._to_jpeg.shutdown()
 
     # Inside.
@@ -275,7 +273,7 @@ class Intake:
             self._newest.setdefault(camera, -1 if newest is None else newest)
         if sequence > self._newest[camera]:
             return None
-        frame = await self._on(self._to_disk, self.store.frame, camera, sequence)  # behind a write that is under way
+        frame = await self._disk.read(self.store.frame, camera, sequence)  # behind a write that is under way
         if frame is None:
             return None
         data = None if frame.trimmed else await asyncio.to_thread(self.store.stream, frame)
@@ -415,10 +413,10 @@ class Intake:
             LOG.info("camera %s, frame %d: %s: %s", frame.camera, frame.sequence, outcome.status, outcome.message)
         jpeg = None
         if self.events.watched and picture is not None and picture.image is not None:
-            jpeg = await self._on(self._to_jpeg, small_jpeg, picture.image)
+            jpeg = await self._small_jpeg(picture.image)
         del outcome, picture  # the disk may take its time
         try:
-            await self._write(0, self.store.note, frame.camera, result)
+            await self._disk.write(0, self.store.note, frame.camera, result)
         except OutputError as fault:
             self._store_failed(fault)
         self.events.publish(FrameAnswered(frame.camera, result, frame.size, len(frame.data), frame.received, jpeg))
@@ -436,7 +434,8 @@ class Intake:
         frame.writing = size
         try:
             data = bytes(frame.data)
-            await self._write(size, self.store.keep, frame.camera, frame.sequence, frame.size, frame.captured, data)
+            keep = self.store.keep
+            await self._disk.write(size, keep, frame.camera, frame.sequence, frame.size, frame.captured, data)
             frame.kept = max(frame.kept, size)
             self.metrics.store_bytes.set(self.store.stream_bytes)
         except OutputError as fault:
@@ -444,26 +443,14 @@ class Intake:
                 frame.writing = frame.kept
             self._store_failed(fault)
 
-    async def _write(self, size: int, work: Callable[..., Any], *arguments: Any) -> None:
-        """Do *work* on the store's thread, with *size* bytes to write, behind what waits there.
-
-        Raises:
-            OutputError: it failed; or the disk hangs, or is too slow for what comes, and no memory is left for it.
-        """
-        claim = size + _JOB_BYTES
-        if self._unwritten and self._unwritten + claim > self._limits.memory_bytes:
-            raise OutputError("the disk is too slow: streams and results that come now are not stored")
-        self._unwritten += claim
-        try:
-            await self._on(self._to_disk, work, *arguments)
-        finally:
-            self._unwritten -= claim
-
     async def _show(self, frame: OpenFrame, image: Image, label: Label | None, size: int) -> None:
-        jpeg = await self._on(self._to_jpeg, small_jpeg, image)
+        jpeg = await self._small_jpeg(image)
         if not frame.answered:
             name, confidence = (None, None) if label is None else (label.name, label.confidence)
             self.events.publish(FrameProgress(frame.camera, frame.sequence, size, frame.size, jpeg, name, confidence))
+
+    async def _small_jpeg(self, image: Image) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._to_jpeg, small_jpeg, image)
 
     def _left_s(self, frame: OpenFrame) -> float:
         return math.inf if frame.due is None else frame.due - self._clock()
@@ -481,9 +468,6 @@ class Intake:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             LOG.error("a task has failed", exc_info=task.exception())
-
-    async def _on(self, executor: Executor, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
 
 class _Hearing:
@@ -503,14 +487,3 @@ class _Hearing:
 
     def answered(self, outcome: Outcome) -> None:
         self._loop.call_soon_threadsafe(self._intake.answered, self._frame, outcome)
-
-
-def small_jpeg(image: Image, side: int = _PREVIEW_SIDE) -> bytes:
-    """Return *image*, uint8 (H, W, 3) or (H, W), as a JPEG file of at most *side* pixels a side."""
-    import PIL.Image
-
-    picture = PIL.Image.fromarray(image)
-    picture.thumbnail((side, side), PIL.Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()

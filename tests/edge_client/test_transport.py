@@ -7,7 +7,8 @@ import gc
 import shutil
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,18 +73,25 @@ class Client:
         return self.metrics.registry.get_sample_value(name, {"outcome": outcome}) or 0.0
 
 
+@asynccontextmanager
+async def running(client: Client) -> AsyncIterator[None]:
+    """Keep *client* connecting for the time of the block."""
+    task = asyncio.ensure_future(client.transport.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def with_double(work: Callable[[IngestDouble, Client], Awaitable[None]], **options: object) -> None:
     """Do *work* with a double and a running client of it."""
 
     async def run() -> None:
         async with ingest_double(**options) as double:
             client = Client(double.url)
-            running = asyncio.ensure_future(client.transport.run())
-            try:
+            async with running(client):
                 await work(double, client)
-            finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(run())
 
@@ -181,19 +189,17 @@ def test_server_says_when_to_come_back() -> None:
 def test_http_refusal_says_when_to_come_back() -> None:
     """429 with Retry-After before there is a WebSocket at all."""
 
-    def refuse(connection: object, request: Request) -> Response:
-        response: Response = connection.respond(429, "too many\n")  # type: ignore[attr-defined]
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        response = connection.respond(429, "too many\n")
         response.headers["Retry-After"] = "33"
         return response
 
     async def run() -> None:
         async with serve(lambda socket: socket.wait_closed(), "127.0.0.1", 0, process_request=refuse) as server:
             client = Client(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
-            running = asyncio.ensure_future(client.transport.run())
-            await client.until(lambda: bool(client.pauses))
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            assert client.pauses[0] == 33.0
+            async with running(client):
+                await client.until(lambda: bool(client.pauses))
+                assert client.pauses[0] == 33.0
 
     asyncio.run(run())
 
@@ -206,8 +212,8 @@ def test_a_redirect_is_not_followed() -> None:
         met.append(socket)
         await socket.wait_closed()
 
-    def redirect(connection: object, request: Request) -> Response:
-        response: Response = connection.respond(301, "moved\n")  # type: ignore[attr-defined]
+    def redirect(connection: ServerConnection, request: Request) -> Response:
+        response = connection.respond(301, "moved\n")
         response.headers["Location"] = elsewhere
         return response
 
@@ -219,11 +225,9 @@ def test_a_redirect_is_not_followed() -> None:
         ):
             elsewhere = f"ws://127.0.0.1:{next(iter(other.sockets)).getsockname()[1]}/v1/ingest"
             client = Client(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
-            running = asyncio.ensure_future(client.transport.run())
-            await client.until(lambda: len(client.pauses) >= 2)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            assert client.connections("refused") >= 2 and not met
+            async with running(client):
+                await client.until(lambda: len(client.pauses) >= 2)
+                assert client.connections("refused") >= 2 and not met
 
     elsewhere = ""
     asyncio.run(run())
@@ -238,11 +242,9 @@ def test_a_proxy_that_cannot_be_used_is_a_failure_like_others(proxy: str, monkey
 
     async def run() -> None:
         client = Client("ws://camera.example")
-        running = asyncio.ensure_future(client.transport.run())
-        await client.until(lambda: len(client.pauses) >= 2)
-        assert client.connections("failed") >= 2
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with running(client):
+            await client.until(lambda: len(client.pauses) >= 2)
+            assert client.connections("failed") >= 2
 
     asyncio.run(run())
 
@@ -253,10 +255,8 @@ def test_server_that_says_nothing_is_left() -> None:
     async def run() -> None:
         async with ingest_double(mute=True) as double:
             client = Client(double.url, connect_s=0.1)
-            running = asyncio.ensure_future(client.transport.run())
-            await client.until(lambda: len(client.pauses) >= 2)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            async with running(client):
+                await client.until(lambda: len(client.pauses) >= 2)
 
     asyncio.run(run())
 
@@ -281,11 +281,9 @@ def test_host_that_has_no_name_is_a_failure_like_others() -> None:
 
     async def run() -> None:
         client = Client("ws://cam..example")
-        running = asyncio.ensure_future(client.transport.run())
-        await client.until(lambda: len(client.pauses) >= 2)
-        assert client.connections("failed") >= 2
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with running(client):
+            await client.until(lambda: len(client.pauses) >= 2)
+            assert client.connections("failed") >= 2
 
     asyncio.run(run())
 
@@ -319,12 +317,10 @@ def test_tls_connects_to_whom_it_trusts(certificate: Path, trusted: bool) -> Non
         context.load_cert_chain(certificate)
         async with ingest_double(tls=context) as double:
             client = Client(double.url, ca_file=certificate.with_suffix(".crt") if trusted else None)
-            running = asyncio.ensure_future(client.transport.run())
-            await client.until(lambda: client.dispatch.online or len(client.pauses) >= 2)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            assert bool(double.hellos) == trusted
-            assert bool(client.pauses) != trusted
+            async with running(client):
+                await client.until(lambda: client.dispatch.online or len(client.pauses) >= 2)
+                assert bool(double.hellos) == trusted
+                assert bool(client.pauses) != trusted
 
     asyncio.run(run())
     gc.collect()

@@ -8,7 +8,6 @@ import math
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -34,7 +33,7 @@ from export.training.finer import refine_step
 from export.training.group import Group
 from export.training.loop import Run
 from export.training.percent import Percent
-from export.training.pictures import Patches, cropped, load_pictures, split_held_out
+from export.training.pictures import Patches, cropped, load_pictures
 from export.training.precision import autocast
 from runtime.errors import ConfigurationError, CutoffError, PictureError, UsageError
 from runtime.settings import load_settings
@@ -50,6 +49,16 @@ def make_run(settings: TrainingSettings, folder: Path, pictures: list[torch.Tens
     family = make_family(settings)
     run = Run(settings, family.networks, family.stages, folder, CPU, Group())
     return run, family.validation(pictures[:2], CPU)
+
+
+def stopped_at_once(settings: TrainingSettings, folder: Path, pictures: list[torch.Tensor]) -> Path:
+    """Train a step, from where the run stands, and return its checkpoint."""
+    run, validate = make_run(settings, folder, pictures)
+    run.stop = True
+    assert not run.train(pictures, validate)
+    newest = newest_checkpoint(folder)
+    assert newest is not None
+    return newest
 
 
 def test_all_stages_run_and_are_logged(tiny_settings: TrainingSettings, pictures_folder: Path, tmp_path: Path) -> None:
@@ -73,19 +82,12 @@ def test_a_stopped_run_resumes_where_it_was(
 ) -> None:
     """Stopping saves weights, moving average and optimiser; the next run goes on from that step."""
     pictures = load_pictures([pictures_folder], 64)
-    run, validate = make_run(tiny_settings, tmp_path, pictures)
-    run.stop = True
-    assert not run.train(pictures, validate)
-    first = newest_checkpoint(tmp_path)
-    assert first is not None
+    first = stopped_at_once(tiny_settings, tmp_path, pictures)
     stopped = load_checkpoint(first)
     assert (stopped.stage, stopped.stage_step) == ("rd", 1)
     assert any(name.startswith("adam.exp_avg.g_a") for name in stopped.tensors)
-    again, validate = make_run(tiny_settings, tmp_path, pictures)
-    again.stop = True
-    assert not again.train(pictures, validate)
-    second = newest_checkpoint(tmp_path)
-    assert second is not None and json.loads((second / "state.json").read_text())["stage_step"] == 2
+    second = stopped_at_once(tiny_settings, tmp_path, pictures)
+    assert json.loads((second / "state.json").read_text())["stage_step"] == 2
 
 
 def test_a_run_does_not_go_on_from_a_damaged_checkpoint(
@@ -93,11 +95,7 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(
 ) -> None:
     """It says which folder that is, and leaves everything as it was."""
     pictures = load_pictures([pictures_folder], 64)
-    run, validate = make_run(tiny_settings, tmp_path, pictures)
-    run.stop = True
-    run.train(pictures, validate)
-    stopped = newest_checkpoint(tmp_path)
-    assert stopped is not None
+    stopped = stopped_at_once(tiny_settings, tmp_path, pictures)
     piece = stopped / "piece-000.safetensors"
     piece.write_bytes(piece.read_bytes()[:-1])
     before = sorted(tmp_path.rglob("*"))
@@ -455,42 +453,6 @@ def test_checkpoints_are_kept_whole_and_few(tmp_path: Path) -> None:
     assert newest is not None and newest.name == "step-0000003"
     assert load_checkpoint(newest).tensors["w"].tolist() == [3.0] * 3
     assert not (tmp_path / "step-0000001").exists()
-
-
-def test_pictures_from_tar_and_folder_are_the_same(pictures_folder: Path, tmp_path: Path) -> None:
-    """A tar of pictures is as good as the folder."""
-    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for file in sorted(pictures_folder.glob("*.png")):
-            tar.add(file, file.name)
-    ours, theirs = load_pictures([tmp_path], 64), load_pictures([pictures_folder], 64)
-    assert len(ours) == 8
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_no_pictures_is_one_clear_error(tmp_path: Path) -> None:
-    """A folder without pictures is named in the error."""
-    with pytest.raises(PictureError, match=str(tmp_path)):
-        load_pictures([tmp_path], 64)
-
-
-def test_patches_are_in_range_and_seeded(pictures_folder: Path) -> None:
-    """Patches are float32 in 0..1, and the same seed draws the same ones."""
-    pictures = load_pictures([pictures_folder], 64)
-    one, two = Patches(pictures, 64, 3, 5), Patches(pictures, 64, 3, 5)
-    first, second = one.take(), two.take()
-    one.close()
-    two.close()
-    assert first.shape == (3, 3, 64, 64) and first.dtype == torch.float32
-    assert float(first.min()) >= 0 and float(first.max()) <= 1 and float(first.std()) > 0
-    assert torch.equal(first, second)
-
-
-def test_held_out_pictures_are_never_trained_on(pictures_folder: Path) -> None:
-    """The split has no picture on both sides and loses none."""
-    pictures = load_pictures([pictures_folder], 64)
-    held_out, kept = split_held_out(pictures, 3)
-    assert len(held_out) == 3 and len(kept) == 5
-    assert not {id(p) for p in held_out} & {id(p) for p in kept}
 
 
 @pytest.mark.parametrize("config", MODELS, ids=lambda p: p.stem)

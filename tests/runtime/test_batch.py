@@ -241,12 +241,12 @@ def test_a_picture_that_takes_too_long_is_dropped_from_the_batch(world: World) -
     assert "decoding has taken" in str(results[some[0]]) and picture_of(results[some[1]]).image is not None
 
 
-def test_a_batch_that_hangs_is_given_up(world: World) -> None:
+def test_a_batch_that_hangs_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pictures are missed, soon after the last of their deadlines, and the cost model hears of it."""
     some, began = decoders(world, 0.100, 0.120), world.now
     world.takes["g_s"] = 5.0
     ended: list[str] = []
-    world.codec.model.costs.record_ended = lambda stage, pixels, seconds: ended.append(stage)  # type: ignore[method-assign]
+    monkeypatch.setattr(world.codec.model.costs, "record_ended", lambda stage, pixels, seconds: ended.append(stage))
     together = pictures(some)
     assert all(picture.missed and picture.image is None for picture in together)
     assert runs(world) == [("g_s", 2)] and ended == ["g_s x2"]

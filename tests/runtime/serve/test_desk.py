@@ -11,40 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from hearing import Heard
 from serving import PATIENCE_S
 
 from runtime import Codec
 from runtime.serve.desk import Desk
-from runtime.serve.labeller import Label, Labeller, Outcome
+from runtime.serve.labeller import Label, Labeller
 from runtime.serve.schedule import Job
 from runtime.serve.worker import Ticket, Worker
 
 TINY_PIXELS = 128 * 128  # of the crop, padded
-
-
-class Heard:
-    """A listener that writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.outcomes: list[Outcome] = []
-        self.labels: list[Label | None] = []
-        self.done = threading.Event()
-
-    def finishing(self) -> None:
-        self.calls.append("finishing")
-
-    def looked(self, image: NDArray[np.uint8], label: Label | None, size: int) -> None:
-        self.calls.append("looked")
-        self.labels.append(label)
-
-    def enough(self) -> None:
-        self.calls.append("enough")
-
-    def answered(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        self.done.set()
 
 
 class Bench:
@@ -311,67 +287,6 @@ def test_a_label_that_would_come_too_late_is_left_out(bench, tiny_stream):
     one.labeller.run()
     (outcome,) = heard(ticket).outcomes
     assert (outcome.status, outcome.label) == ("ok", None)
-
-
-def test_labels_are_made_by_deadline_and_nobody_is_late_for_another_s(bench, tiny_codec, tiny_stream):
-    """A label takes a second: who has no time for one is answered at once, then the more urgent of the others."""
-    order: list[Heard] = []
-
-    class Noted(Heard):
-        def answered(self, outcome: Outcome) -> None:
-            super().answered(outcome)
-            order.append(self)
-
-    def classify(image: NDArray[np.uint8]) -> Label:
-        one.now += 1.0
-        return Label("cat", 0.9)
-
-    one = bench(classify=classify)
-    one.labeller._costs.record("label", 1, 1.0)
-    outcome = Outcome("ok", tiny_codec.decode(tiny_stream), None, 0.0)
-    patient, late, soon, hasty = (Noted() for _ in range(4))
-    for listener, due in ((patient, None), (late, 1005.0), (soon, 1001.5), (hasty, 1000.5)):
-        one.labeller.hand_on(listener, due, outcome)
-    one.labeller.stop()
-    one.labeller.run()
-    assert order == [hasty, soon, late, patient]
-    assert [listener.outcomes[0].status for listener in order] == ["ok"] * 4
-    assert [listener.outcomes[0].label is None for listener in order] == [True, False, False, False]
-
-
-def test_nobody_waits_for_somebody_else_s_label_who_has_no_time_for_one(bench, tiny_codec, tiny_stream):
-    """A picture that is finished while a label is made is answered then, not behind it."""
-    hasty = Heard()
-
-    def classify(image: NDArray[np.uint8]) -> Label:
-        one.labeller.hand_on(hasty, one.now + 0.5, outcome)
-        one.now += 1.0
-        return Label("cat", 0.9)
-
-    one = bench(classify=classify)
-    one.labeller._costs.record("label", 1, 1.0)
-    outcome, patient = Outcome("ok", tiny_codec.decode(tiny_stream), None, 0.2), Heard()
-    one.labeller.hand_on(patient, 1005.0, outcome)
-    one.labeller.stop()
-    one.labeller.run()
-    assert hasty.outcomes == [outcome]
-    (labelled,) = patient.outcomes
-    assert (labelled.status, labelled.label, labelled.seconds) == ("ok", Label("cat", 0.9), 0.2)  # of a worker's time
-
-
-def test_a_classifier_that_was_slow_once_is_measured_again(bench, tiny_codec, tiny_stream):
-    """Its labels are left out where there is too little time, but not for ever."""
-    one = bench(classify=lambda image: Label("cat", 0.9))
-    for _ in range(2):
-        one.labeller._costs.record("label", 1, 1.0)
-    outcome = Outcome("ok", tiny_codec.decode(tiny_stream), None, 0.0)
-    listeners = [Heard() for _ in range(1000)]
-    for listener in listeners:
-        one.labeller.hand_on(listener, one.now + 0.5, outcome)
-        one.labeller.stop()
-        one.labeller.run()
-    labels = [listener.outcomes[0].label for listener in listeners]
-    assert labels[0] is None and labels[-1] is not None
 
 
 def test_pictures_that_are_decoded_at_a_time_are_bounded(bench, tiny_stream):

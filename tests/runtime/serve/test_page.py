@@ -26,7 +26,7 @@ from viewing import TINY, Gallery, scene
 from runtime.codec import Codec
 from runtime.serve.cuts import Cuts
 from runtime.serve.events import CameraChanged, Event, FrameProgress
-from runtime.serve.intake import small_jpeg
+from runtime.serve.small_jpeg import small_jpeg
 
 MISSING = [program for program in ("chromium", "chromedriver") if shutil.which(program) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")

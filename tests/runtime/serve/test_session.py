@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import errno
-import os
 import threading
-import time
 from typing import ClassVar
 
 import pytest
@@ -158,59 +155,6 @@ def test_reopened_without_news_gets_its_former_result(camera, tiny_stream):
     gate.send(Frame(1, len(tiny_stream), None, None, 1e9), End(1, 0))
     again = gate.until(Result)
     assert (again.status, again.bytes, again.steps) == (first.status, first.bytes, first.steps)
-
-
-def test_a_full_disk_is_said_and_the_server_goes_on(running, camera, tiny_stream, monkeypatch):
-    """Answers come all the same, as not stored; once there is room, the same frame can be stored."""
-
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    gate = camera()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        gate.send(Frame(1, len(tiny_stream), None, 20.0, 1e9), Chunk(1, 0, tiny_stream))
-        result = gate.until(Result)
-        assert (result.status, result.stored) == ("ok", False)
-        gate.send(Frame(2, len(tiny_stream), None, None, 1e9), Chunk(2, 0, tiny_stream))
-        assert not gate.until(Result).stored
-    assert running.server.metrics.store_errors._value.get() >= 2
-    gate.send(Frame(1, len(tiny_stream), None, None, 1e9))
-    held = gate.until(Ack).bytes
-    if held < len(tiny_stream):
-        gate.send(Chunk(1, held, tiny_stream[held:]))
-    assert gate.until(Result).stored
-
-
-def test_a_disk_that_hangs_takes_no_memory_without_end(settings, tiny_codec, tiny_stream, monkeypatch):
-    """Frames are answered in time, as not stored; what memory has no room for is counted, the rest is written later."""
-    limits = dataclasses.replace(settings.limits, frame_bytes=20_000, memory_bytes=20_000)
-    works_again = threading.Event()
-    with (
-        serving(dataclasses.replace(settings, limits=limits)) as running,
-        Camera(running.port, "gate", GATE, tiny_codec.bundle.exact_id.hex()) as gate,
-    ):
-        store, intake = running.server.store, running.server.intake
-        keep = store.keep
-
-        def hanging(*arguments: object) -> None:
-            works_again.wait(PATIENCE_S)
-            keep(*arguments)
-
-        monkeypatch.setattr(store, "keep", hanging)
-        gate.greet()
-        for sequence in range(1, 13):
-            send(gate, sequence, tiny_stream, 0.3)
-            result = gate.until(Result)
-            assert (result.sequence, result.stored) == (sequence, False)
-        assert 0 < intake._unwritten <= 20_000
-        assert running.server.metrics.store_errors._value.get() >= 6
-        works_again.set()
-        for _ in range(int(PATIENCE_S / 0.02)):
-            if not intake._unwritten:
-                break
-            time.sleep(0.02)
-        assert 1 <= len(store.frames("gate")) < 12
 
 
 def test_a_former_result_says_what_is_stored_by_now(running, camera, tiny_stream):

@@ -20,7 +20,7 @@ from viewing import TINY, Gallery, scene
 from runtime.codec import Codec
 from runtime.serve.cuts import Busy, Cuts, Facts
 from runtime.serve.events import CameraChanged, FrameProgress
-from runtime.serve.intake import small_jpeg
+from runtime.serve.small_jpeg import small_jpeg
 from runtime.serve.views import PAGE
 from runtime.stream import StreamParser, trim
 
