@@ -23,10 +23,12 @@ from export.training.config import TrainingSettings
 from export.training.draws import uniform
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import TorchTables
+from export.training.percent import even_weight
 from export.training.pictures import cropped
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
 from export.training.progdtd import keep_channels
+from export.training.separated import separated
 from runtime.errors import ConfigurationError
 from runtime.settings import settings_from_dict
 
@@ -146,7 +148,8 @@ class DeepFgs(nn.Module):
 class Rearrangement:
     """Stage `fgs`: (2 R(l_b) + lambda D(l_b) + R(l_s[:j]) + lambda w(j) D(l_b, l_s[:j])) / 2, equation 6, halved.
 
-    The rate sees noise; networks see rounded values with straight-through gradients, as at run time.
+    A patch weighs one over the rate of its base, so that easy ones count as much as busy ones. The rate sees noise;
+    networks see rounded values with straight-through gradients, as at run time.
     """
 
     def __init__(self, settings: TrainingSettings, options: Options, roles: tuple[str, ...]) -> None:
@@ -174,20 +177,25 @@ class Rearrangement:
             "z_bpp": z_bits,
             "z_scalable_bpp": z_scalable_bits * mask[:, :1],  # nobody sends it alone
         }
-        pixels = x.shape[0] * x.shape[2] * x.shape[3]
-        figures = {name: bits.sum() / pixels for name, bits in parts.items()}
-        rate = 2 * figures["base_bpp"] + figures["scalable_bpp"]
-        z_rate = 2 * figures["z_bpp"] + figures["z_scalable_bpp"]
-        weight = channel_weight(kept, networks.scalable_channels, wide=self._options.wide)
-        base_mse, mse = _squared_error(latents.x_base, x).mean(), _squared_error(x_hat, x)
+        pixels = x.shape[2] * x.shape[3]
+        bpp = {name: bits.sum(dim=(1, 2, 3)) / pixels for name, bits in parts.items()}
+        rate = 2 * bpp["base_bpp"] + bpp["scalable_bpp"]
+        z_rate = 2 * bpp["z_bpp"] + bpp["z_scalable_bpp"]
+        channels = channel_weight(kept, networks.scalable_channels, wide=self._options.wide)
+        base_mse, mse = _squared_error(latents.x_base, x), _squared_error(x_hat, x)
         # A decibel of a hopeless picture counts as much as one of the base alone; its whole error would drown the rest.
-        weight[:partial] = (base_mse / mse[:partial]).detach()
-        weighted_mse = (weight * mse).mean()
-        preview_log_mse = _squared_error(quick.float(), x).log().mean()
+        channels[:partial] = (base_mse[:partial] / mse[:partial]).detach()
         settings = self._settings
-        distortion = settings.distortion_weight * (base_mse + weighted_mse)
-        loss = (rate + settings.z_rate_weight * z_rate + distortion) / 2
-        figures |= {"base_mse": base_mse, "weighted_mse": weighted_mse, "preview_log_mse": preview_log_mse}
+        distortion = settings.distortion_weight * (base_mse + channels * mse)
+        weight = even_weight(bpp["base_bpp"])
+        loss = (weight * (rate + settings.z_rate_weight * z_rate + distortion)).mean() / 2
+        preview_log_mse = _squared_error(quick.float(), x).log().mean()
+        figures = {name: each.mean() for name, each in bpp.items()}
+        figures |= {
+            "base_mse": base_mse.mean(),
+            "weighted_mse": (channels * mse).mean(),
+            "preview_log_mse": preview_log_mse,
+        }
         # Nothing but the preview network learns from its part.
         return loss + _PREVIEW_WEIGHT * preview_log_mse, figures
 
@@ -300,11 +308,17 @@ def training(settings: TrainingSettings, backbone: Backbone) -> FamilyTraining:
         networks=networks,
         stages={name: stage for name, stage in stages.items() if name in settings.stages},
         validation=ChannelValidation,
-        adopt=without_other_mutual,
+        adopt=adopted,
     )
 
 
-def without_other_mutual(weights: dict[str, Tensor], networks: nn.Module, pictures: list[Tensor]) -> dict[str, Tensor]:
+def adopted(weights: dict[str, Tensor], networks: nn.Module, pictures: list[Tensor]) -> dict[str, Tensor]:
+    """Return weights to start from: of a family with trit planes, its channels as base and as what is scalable."""
+    planes = any(name.startswith("g_s_cuts.") for name in weights)
+    return separated(weights, networks, pictures) if planes else without_other_mutual(weights, networks)
+
+
+def without_other_mutual(weights: dict[str, Tensor], networks: nn.Module) -> dict[str, Tensor]:
     """Return *weights*, without those of a mutual entropy model that sees other channels: that begins as it is made."""
     ours = networks.state_dict()
     mutual = {name for name in weights if name.startswith("mutual.")}

@@ -24,7 +24,7 @@ from export.training.draws import uniform
 from export.training.grown import grown
 from export.training.loop import FamilyTraining, Stage
 from export.training.partial import PartialLatents, TorchTables
-from export.training.percent import Percent
+from export.training.percent import EASY, Percent, even_weight
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
 from export.training.validation import TruncationValidation
@@ -212,7 +212,6 @@ class Joint:
 
     trains: tuple[str, ...] = ("g_a", "h_a", "h_s", "prior", "g_s_cuts", "preview")
     draws = 2  # of a cut, per batch
-    easy = 0.1  # of a cut's mean, added to rate and error of each patch, or hardly anything would outweigh everything
 
     def __init__(self, settings: TrainingSettings) -> None:
         self._settings = settings
@@ -247,7 +246,7 @@ class Joint:
         mse = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
         preview = (quick.float() - x[part]).square().mean(dim=(1, 2, 3)) * 255.0**2
         log_preview = torch.stack([each.mean().log() for each in preview.chunk(self.draws)]).mean()
-        weight = (y_bpp.mean() / (y_bpp + self.easy * y_bpp.mean())).detach()
+        weight = even_weight(y_bpp)
         distortion = (weight * settings.distortion_weight * mse[whole]).mean()
         complete = (weight * (y_bpp + settings.z_rate_weight * z_bpp[whole])).mean() + distortion
         partial = self._percent(
@@ -267,7 +266,7 @@ class Joint:
 
     def _eased(self, each: Tensor) -> Tensor:
         """Return a figure of each patch in the cuts' half of a batch, raised by a share of its cut's mean."""
-        return torch.cat([patches + self.easy * patches.mean().detach() for patches in each.chunk(self.draws)])
+        return torch.cat([patches + EASY * patches.mean().detach() for patches in each.chunk(self.draws)])
 
 
 def _sums(bits: Tensor) -> Tensor:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
+EASY = 0.1  # of the mean, added to each patch's figure, or hardly anything would outweigh everything
+
+
+def even_weight(bpp: Tensor) -> Tensor:
+    """Return the weight of each patch, (B,), with which a percent of its rate, *bpp* (B,), counts as in any other."""
+    mean = bpp.detach().mean()
+    return mean / (bpp.detach() + EASY * mean)
+
 
 class Percent:
     """log rate + c log MSE.

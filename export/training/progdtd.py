@@ -23,7 +23,7 @@ from export.networks.entropy import FactorizedPrior, add_noise, gaussian_bits, r
 from export.training.config import TrainingSettings
 from export.training.loop import FamilyTraining, Stage
 from export.training.ordered import ordered_by_energy
-from export.training.percent import Percent
+from export.training.percent import Percent, even_weight
 from export.training.pictures import cropped
 from export.training.precision import autocast
 from export.training.preview import PreviewAlone
@@ -151,8 +151,8 @@ class Joint:
     """Stage `joint`: half of each batch complete, half of it cut after a random channel, each weighed as it matters.
 
     Complete latents have the loss of stage `rd`, a cut that of `Percent`: in the sum of squares of `dtd` the few
-    channels of the lowest rates outweigh all others. Scales are those that a stream's groups leave a decoder with, and
-    hyper channels cost what has arrived of them.
+    channels of the lowest rates outweigh all others. A percent of rate counts the same in every patch, complete or not.
+    Scales are those that a stream's groups leave a decoder with, and hyper channels cost what has arrived of them.
     """
 
     trains: tuple[str, ...] = ("g_a", "g_s", "h_a", "h_s", "prior", "preview")
@@ -181,22 +181,23 @@ class Joint:
             x_hat = networks.g_s(y_hat)
             quick = networks.preview(y_hat[part].detach())
         errors = (x_hat.float() - x).square().mean(dim=(1, 2, 3)) * 255.0**2
-        mse = errors[whole].mean()
         log_preview = ((quick.float() - x[part]).square().mean(dim=(1, 2, 3)) * 255.0**2).log().mean()
         pixels = x.shape[2] * x.shape[3]
-        y_bpp, z_bpp = y_bits[whole].sum() / (half * pixels), z_bits[whole].sum() / (half * pixels)
-        complete = y_bpp + settings.z_rate_weight * z_bpp + settings.distortion_weight * mse
+        y_bpp, z_bpp = (bits[whole].sum(dim=(1, 2, 3)) / pixels for bits in (y_bits, z_bits))
+        weight = even_weight(y_bpp)
+        distortion = (weight * settings.distortion_weight * errors[whole]).mean()
+        complete = (weight * (y_bpp + settings.z_rate_weight * z_bpp)).mean() + distortion
         cut_bits = (y_bits[part] * y_kept).sum(dim=(1, 2, 3)) + (z_bits[part] * z_kept).sum(dim=(1, 2, 3))
         partial = self._percent(
             cut_bits / pixels,
             errors[part],
-            complete_bpp=y_bpp + z_bpp,
-            complete_distortion=settings.distortion_weight * mse,
+            complete_bpp=(weight * (y_bpp + z_bpp)).mean(),
+            complete_distortion=distortion,
         )
         figures = {
-            "y_bpp": y_bpp,
-            "z_bpp": z_bpp,
-            "mse": mse,
+            "y_bpp": y_bpp.mean(),
+            "z_bpp": z_bpp.mean(),
+            "mse": errors[whole].mean(),
             "log_rate_mse": partial,
             "log_mse_preview": log_preview,
         }

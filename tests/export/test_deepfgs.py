@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: export)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: export)")
 
+from safetensors.torch import save_file
+
 from export.bundle_writer import write_bundle
 from export.families import EXPORTERS
 from export.networks.backbones import make_backbone
 from export.networks.cost import macs_per_pixel
+from export.networks.entropy import LOG_STEP
 from export.networks.separation import pooled
+from export.training.command import start_from
 from export.training.config import StageSettings, TrainingSettings
 from export.training.deepfgs import DeepFgs, Options, channel_weight, drawn_channels
 from export.training.families import make_family
 from export.training.group import Group
 from export.training.loop import Run
-from export.training.pictures import Patches, load_pictures
+from export.training.pictures import Patches, cropped, load_pictures
 from export.weights import networks_with
 from runtime import Codec
-from runtime.errors import ConfigurationError
+from runtime.errors import ConfigurationError, UsageError
 
 CPU = torch.device("cpu")
 BASE, SCALABLE = 6, 12
@@ -60,6 +65,55 @@ def test_every_ablation_can_begin_with_weights_of_all_parts(tiny_settings: Train
         for name, tensor in family.networks.state_dict().items():
             taken = name in weights and not (options == {"mutual": False} and name.startswith("mutual."))
             assert torch.equal(tensor, weights[name] if taken else own[name]), name
+
+
+@pytest.mark.parametrize("options", ABLATIONS.values(), ids=ABLATIONS.keys())
+def test_networks_of_planes_are_a_start(
+    tiny_settings: TrainingSettings, pictures_folder: Path, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """The base is what they make of a picture with a coarser step, and with what is scalable it is their picture."""
+    torch.manual_seed(3)
+    before = make_family(tiny_settings).networks.eval()  # a transform and its inverse, as long as it is not trained
+    weights = dict(before.state_dict())
+    family = make_family(with_options(tiny_settings, scalable_channels=16, **options))
+    pictures = load_pictures([pictures_folder], 64)
+    after = family.networks.eval()
+    found = family.adopt(weights, after, pictures)
+    parts = {name.partition(".")[0] for name in after.load_state_dict(found, strict=False).missing_keys}
+    assert parts == set(after.roles) & {"frr", "ffm"}
+    x = torch.stack([cropped(picture, 64)[0] for picture in pictures])
+    with torch.no_grad():
+        old, new = before.analyse(x), after.analyse(x)
+        known = torch.zeros_like(old.y)
+        strongest = old.y.square().mean(dim=(0, 2, 3)).topk(BASE).indices
+        known[:, strongest] = 4 * (old.y[:, strongest] / 4).round()
+        whole = after.synthesis(new.base.decoded, new.scalable.decoded)
+        reached = [error(new.x_base, x), error(whole, x)]
+        wanted = [error(before.g_s_cuts(y, torch.zeros_like(y)), x) for y in (known, old.y.round())]
+        assert reached == pytest.approx(wanted, rel=0.05)
+        energy = new.scalable.latent.square().mean(dim=(0, 2, 3))
+        assert (energy.diff() <= 0.2 * energy[:-1]).all()
+        z_hat = torch.randn_like(old.z_hat).round()
+        rest = [channel for channel in range(16) if channel not in strongest]
+        outputs = zip(
+            before.h_s(z_hat),
+            after.h_s(z_hat),
+            after.mutual(after.h_s_scalable(z_hat), known[:, strongest]),
+            strict=True,
+        )
+        for role, (told, of_base, of_scalable) in zip(("mu", "level"), outputs, strict=True):
+            coarser = told[:, strongest] / 4 if role == "mu" else told[:, strongest] - math.log(4) / LOG_STEP
+            assert torch.allclose(of_base.sort(dim=1).values, coarser.sort(dim=1).values, atol=1e-3)
+            varying = of_scalable[:, of_scalable.std(dim=(0, 2, 3)) > 0]
+            assert torch.allclose(varying.sort(dim=1).values, told[:, rest].sort(dim=1).values, atol=1e-3)
+    for name, lost in (("no prior", "prior."), ("no scales", "h_s.")):
+        save_file({k: v for k, v in weights.items() if not k.startswith(lost)}, tmp_path / name)
+        with pytest.raises(UsageError, match=f"{name} is no start for these networks"):
+            start_from(family, tmp_path / name, pictures)
+
+
+def error(picture: torch.Tensor, x: torch.Tensor) -> float:
+    return float((picture - x).square().mean())
 
 
 @pytest.fixture(scope="module", params=["all", "bare"])
