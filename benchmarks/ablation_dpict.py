@@ -33,6 +33,7 @@ from runtime.evaluate.codecs import ProgressiveCodec
 from runtime.evaluate.pictures import find_pictures
 from runtime.evaluate.rd.cuts import Cut, measure
 from runtime.evaluate.rd.summary import curves_from_points, delta_rate, summarise
+from runtime.evaluate.texts import text_of
 from runtime.families.dpict import Dpict
 from runtime.families.planes import PlaneLatents
 from runtime.image_files import read_image
@@ -249,9 +250,6 @@ def main() -> None:
     for variant in variants:
         own = [point for point in points if point.codec == variant.name]
         print(f"{variant.name:17}", " ".join(f"{point.psnr_db:6.2f}" for point in own if point.psnr_db is not None))
-    curves = curves_from_points(points)
-    for curve in curves[1:]:
-        print(f"BD-rate of {curve.label} against without post: {delta_rate(curve, curves[1]).percent:+.1f} %")
     if arguments.csv is not None:
         with arguments.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -262,6 +260,10 @@ def main() -> None:
                     round(value, 5) if value is not None else "" for value in (point.bpp, point.psnr_db, point.ms_ssim)
                 ]
                 writer.writerow([point.codec, target, *row, point.n])
+    curves = curves_from_points(points)
+    for curve in curves[1:]:
+        percent = text_of(delta_rate(curve, curves[1]).percent, "+.1f")
+        print(f"BD-rate of {curve.label} against without post: {percent} %")
 
 
 if __name__ == "__main__":

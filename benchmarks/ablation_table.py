@@ -42,19 +42,23 @@ def table(points: list[Point], reference: str) -> str:
     for name in dict.fromkeys(point.codec for point in points):
         mine = {point.target_bpp: point for point in points if point.codec == name}
         rate = delta_rate(curves[name], curves[reference]).percent if name != reference else 0.0
-        whole = mine[None]
+        whole = mine.get(None)  # files made for each rate have none
         cells = [_cell(mine.get(target), whole) for target in targets]
-        cells += [f"{whole.psnr_db:.2f} at {whole.bpp:.3f}", "" if rate is None else f"{rate:+.1f} %"]
+        cells += [
+            "" if whole is None else f"{whole.psnr_db:.2f} at {whole.bpp:.3f}",
+            "" if rate is None else f"{rate:+.1f} %",
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(point: Point | None, whole: Point) -> str:
+def _cell(point: Point | None, whole: Point | None) -> str:
     if point is None or point.psnr_db is None or point.bpp is None or point.target_bpp is None:
         return ""
     if point.nothing_to_show:
         return f"{point.nothing_to_show} show nothing"
-    return "" if whole.bpp is not None and whole.bpp < point.target_bpp else f"{point.psnr_db:.2f}"
+    ended = whole is not None and whole.bpp is not None and whole.bpp < point.target_bpp
+    return "" if ended else f"{point.psnr_db:.2f}"
 
 
 def keep(points: list[Point], path: Path) -> None:

@@ -35,12 +35,15 @@ class Format:
     name: str
     feature: str
     longest: int
-    options: Mapping[str, int | str]
+    options: Mapping[str, Any]
 
 
 WEBP = Format("WEBP", "webp", 16_383, {"method": 6})
-# libavif writes longer sides, but refuses to read them.
-AVIF = Format("AVIF", "avif", 32_768, {"speed": 6, "subsampling": "4:4:4", "max_threads": 1})
+# libavif writes longer sides, but refuses to read them. By itself it favours what looks good, at 10 % more rate for the
+# same squared error.
+AVIF = Format(
+    "AVIF", "avif", 32_768, {"speed": 6, "subsampling": "4:4:4", "max_threads": 1, "advanced": {"tune": "psnr"}}
+)
 
 
 class SingleRate:

@@ -21,6 +21,7 @@ from runtime.evaluate.rd.cuts import Cut
 
 Floats = NDArray[np.float64]
 COMPARED_BPP = (0.1, 1.0)  # the rates over which delta rates are reported, as far as streams reach
+_AT_ITS_RATE = 0.99  # of where streams were cut: what has less is not said to be at it
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Point:
     nothing_to_show: int
     encode_ms: float | None
     decode_ms: float | None
+
+    @property
+    def short(self) -> bool:
+        """Whether the mean rate is less than where streams were cut, by what is not said to be at it: some ended."""
+        return self.bpp is not None and self.target_bpp is not None and self.bpp < _AT_ITS_RATE * self.target_bpp
 
 
 @dataclass(frozen=True)

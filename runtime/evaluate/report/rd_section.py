@@ -43,7 +43,11 @@ def rd_section(run: Run[Cut], name: str) -> Section:
         _by_target(summary.points, "psnr_db", strong),
         heading("MS-SSIM (dB, RGB) at fixed bits per pixel"),
         _by_target(summary.points, "ms_ssim", strong),
-        paragraph("In brackets: pictures averaged over, where some had nothing to show at that cut.", "soft"),
+        paragraph(
+            "In brackets: pictures averaged over, where some had nothing to show at that cut. Behind 'at': the mean "
+            "rate, where streams had ended before the cut, or files fit below it.",
+            "soft",
+        ),
         *_deltas(summary),
         heading("Time, warm, in the same run"),
         _times(summary.points, strong),
@@ -90,7 +94,7 @@ def _by_target(points: Sequence[Point], name: str, strong: set[str]) -> str:
     rows = []
     for codec in dict.fromkeys(point.codec for point in points):
         found = {point.target_bpp: point for point in points if point.codec == codec}
-        rows.append((codec, *(_value(found.get(target), name) for target in targets), _whole(found.get(None), name)))
+        rows.append((codec, *(_at(found.get(target), name) for target in targets), _whole(found.get(None), name)))
     header = ("codec", *(f"{target:g}" for target in targets), "whole stream")
     return table(header, rows, lambda row: row[0] in strong)
 
@@ -101,6 +105,11 @@ def _value(point: Point | None, name: str) -> str:
         return "-"
     text = f"{decibels(value) if name == 'ms_ssim' else value:.2f}"
     return f"{text}|({point.n}/{point.n + point.nothing_to_show})" if point.nothing_to_show else text
+
+
+def _at(point: Point | None, name: str) -> str:
+    text = _value(point, name)
+    return f"{text}|at {point.bpp:.{2 if point.bpp >= 0.1 else 3}f}" if point and point.bpp and point.short else text
 
 
 def _whole(point: Point | None, name: str) -> str:

@@ -28,6 +28,13 @@ def test_means_are_over_pictures_at_the_same_target() -> None:
     assert (first.target_bpp, first.n, first.nothing_to_show) == (0.1, 2, 0)
     assert (first.bpp, first.psnr_db, first.ms_ssim) == pytest.approx((0.09, 25.0, 0.7))
     assert (full.target_bpp, full.psnr_db) == (None, 27.0)
+    assert first.short and not full.short
+
+
+def test_a_mean_within_a_hundredth_of_its_cut_is_at_it() -> None:
+    """Files that have to fit below a cut come close to it; streams that end before it do not."""
+    close, ended = summarise([cut("a", 0.5, 0.4951, 30.0), cut("a", 0.6, 0.5939, 31.0)])
+    assert not close.short and ended.short
 
 
 def test_pictures_with_nothing_to_show_are_counted_not_averaged() -> None:
